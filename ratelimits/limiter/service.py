@@ -1,0 +1,217 @@
+"""The limiter: one round trip per decision, and what happens when it cannot be made."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, replace
+
+import redis
+import structlog
+
+from ratelimits.config import LimitsConfig
+from ratelimits.decision import BUILT_IN, DEFAULT_ROLE, Applied, Policy, PolicySet, applicable, key_material
+from ratelimits.window import bucket_width
+
+from . import keys
+from .breaker import Breaker, State
+from .local import LocalWindows, share
+from .outcome import Asker, Decision, Window
+from .publication import tag_of, version_of
+from .script import DECIDE, PUBLISH
+from .store import Argument, AsyncStore, Store
+
+log = structlog.get_logger(__name__)
+
+#: How often one request may learn of a newer set, or put the set back, before it gives the store up.
+MOST_ATTEMPTS = 5
+
+
+class _Unsettled(redis.RedisError):
+    """The policy set in the store kept changing, or cannot be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One call of the script under one policy set."""
+
+    policies: PolicySet
+    applied: Applied
+    windows: tuple[Window, ...]
+    caller: bytes
+    keys: list[str]
+    args: list[Argument]
+
+
+class Limiter:
+    """Decides for one process. Thread-safe, and usable from any event loop.
+
+    It starts with the set built into the code and learns of the published one in the first call: the
+    script refuses to count under any other set than the one in force.
+    """
+
+    def __init__(self, config: LimitsConfig) -> None:
+        self._config = config
+        self._store = Store(config.redis_url, config.timeout_seconds)
+        self._astore = AsyncStore(config.redis_url, config.timeout_seconds)
+        self._caller_key = config.derived_key("caller")
+        self._local = LocalWindows()
+        self._lock = threading.Lock()
+        self._policies = BUILT_IN
+        self._tag = tag_of(BUILT_IN)
+        self._by_role: dict[str, tuple[Policy, ...]] = {}
+        self.breaker = Breaker()
+
+    @property
+    def breaker_state(self) -> State:
+        return self.breaker.state
+
+    @property
+    def policies(self) -> PolicySet:
+        """The last set that this process has seen in force."""
+        return self._policies
+
+    def decide(self, asker: Asker) -> Decision:
+        """Decide and count. Never raises for a store that is away: the profile's fail mode answers."""
+        if not self.breaker.admits():
+            return self._without_store(asker)
+        try:
+            for _ in range(MOST_ATTEMPTS):
+                tag, plan = self._plan(asker)
+                answer = self._store.call(DECIDE, plan.keys, [tag, *plan.args])
+                if answer[0] != b"stale":
+                    self.breaker.succeeded()
+                    return self._conclude(plan, asker, answer)
+                publish = self._reconcile(answer)
+                if publish is not None:
+                    self._store.call(PUBLISH, [keys.POLICY_SET], publish)
+            raise _Unsettled("the policy set did not settle")
+        except (redis.RedisError, OSError) as error:
+            self._note_failure(error)
+            return self._without_store(asker)
+
+    async def adecide(self, asker: Asker) -> Decision:
+        """The same for async callers."""
+        if not self.breaker.admits():
+            return self._without_store(asker)
+        try:
+            for _ in range(MOST_ATTEMPTS):
+                tag, plan = self._plan(asker)
+                answer = await self._astore.call(DECIDE, plan.keys, [tag, *plan.args])
+                if answer[0] != b"stale":
+                    self.breaker.succeeded()
+                    return self._conclude(plan, asker, answer)
+                publish = self._reconcile(answer)
+                if publish is not None:
+                    await self._astore.call(PUBLISH, [keys.POLICY_SET], publish)
+            raise _Unsettled("the policy set did not settle")
+        except (redis.RedisError, OSError) as error:
+            self._note_failure(error)
+            return self._without_store(asker)
+
+    def caller_hash(self, policy: Policy, *, subject: str, address: str) -> bytes:
+        """The hash under which a policy counts this caller."""
+        return keys.caller_hash(key_material(policy.key, subject=subject, address=address), self._caller_key)
+
+    async def aclose(self) -> None:
+        """Close the connections of the running event loop."""
+        await self._astore.close()
+
+    # --- one call of the script ---------------------------------------------------------------
+
+    def _plan(self, asker: Asker) -> tuple[str, _Plan]:
+        with self._lock:
+            policies, tag, by_role = self._policies, self._tag, self._by_role
+        mine = by_role.get(asker.role)
+        if mine is None:
+            mine = tuple(p for p in policies.policies if p.role in (asker.role, DEFAULT_ROLE))
+            if len(by_role) < 1000:  # made-up roles must not fill the memory
+                by_role[asker.role] = mine
+        applied = applicable(mine, role=asker.role, subject=asker.subject, path=asker.path)
+        windows: list[Window] = []
+        counters, usages, args = [keys.POLICY_SET], [], list[Argument]((1, len(applied.policies)))
+        caller = b""
+        for policy in applied.policies:
+            pairs = _windows(policy)
+            args += (int(policy.enforced), len(pairs))
+            if not pairs:
+                continue
+            digest = self.caller_hash(policy, subject=asker.subject, address=asker.address)
+            text = keys.caller_text(digest)
+            caller = digest if policy.enforced else caller
+            usages.append(keys.usage(policy.id))
+            for window in pairs:
+                counters.append(keys.counter(policy.id, window.number, text))
+                args += (window.limit, bucket_width(window.seconds))
+            windows += pairs
+        return tag, _Plan(policies, applied, tuple(windows), caller, counters + usages, args)
+
+    @staticmethod
+    def _conclude(plan: _Plan, asker: Asker, answer: list[int]) -> Decision:
+        seen = [
+            replace(window, used=answer[at], reset_us=answer[at + 1], wait_us=answer[at + 2])
+            for window, at in zip(plan.windows, range(1, len(answer), 3), strict=True)
+        ]
+        enforced = tuple(window for window in seen if window.policy.enforced)
+        would_deny = {w.policy.name: None for w in seen if w.wait_us and not w.policy.enforced}
+        return Decision(
+            allowed=bool(answer[0]),
+            source="store" if enforced else "none",
+            version=plan.policies.version,
+            asker=asker,
+            policy=plan.applied.enforced,
+            windows=enforced,
+            would_deny=tuple(would_deny),
+            caller=plan.caller,
+        )
+
+    def _reconcile(self, answer: list[bytes]) -> list[Argument] | None:
+        """Learn of the set in the store; where it holds none or an older one, the arguments that put ours back."""
+        tag, text = answer[1].decode(), answer[2]
+        with self._lock:
+            if version_of(tag) >= self._policies.version and tag != "0":
+                try:
+                    self._policies = PolicySet.from_json(text)
+                except ValueError as error:
+                    raise _Unsettled("the published policy set cannot be read") from error
+                self._tag, self._by_role = tag, {}
+                return None
+            ours = self._policies
+        log.warning("policies_republished", version=ours.version, found=version_of(tag))
+        return [ours.version, tag_of(ours), ours.to_json()]
+
+    # --- without the store --------------------------------------------------------------------
+
+    def _note_failure(self, error: BaseException) -> None:
+        if self.breaker.failed(error):
+            log.error("limiter_store_lost", error=type(error).__name__)
+
+    def _without_store(self, asker: Asker) -> Decision:
+        policies = self._policies
+        applied = applicable(policies.policies, role=asker.role, subject=asker.subject, path=asker.path)
+        policy = applied.enforced
+        windows = _windows(policy) if policy else ()
+        if policy is None or not windows:
+            return Decision(True, "none", policies.version, asker, policy)
+        if policy.fail_mode != "local":
+            opened = policy.fail_mode == "open"
+            return Decision(opened, "open" if opened else "closed", policies.version, asker, policy)
+        digest = self.caller_hash(policy, subject=asker.subject, address=asker.address)
+        text = keys.caller_text(digest)
+        windows = tuple(replace(w, limit=share(w.limit, self._config.processes)) for w in windows)
+        looks = self._local.decide([(keys.counter(policy.id, w.number, text), w.limit, w.seconds) for w in windows])
+        allowed = all(seen.fits for seen in looks)
+        seen = tuple(
+            replace(w, used=look.ring.total + allowed, reset_us=look.wait, wait_us=look.wait)
+            for w, look in zip(windows, looks, strict=True)
+        )
+        return Decision(allowed, "local", policies.version, asker, policy, seen, (), digest)
+
+
+def _windows(policy: Policy) -> tuple[Window, ...]:
+    """The policy's windows, the limit first; none for an unlimited policy."""
+    if policy.requests is None:
+        return ()
+    window = Window(policy, 0, policy.requests, policy.window_seconds)
+    if policy.burst_requests is None or policy.burst_window_seconds is None:
+        return (window,)
+    return (window, Window(policy, 1, policy.burst_requests, policy.burst_window_seconds))
