@@ -1,7 +1,8 @@
 """What a caller is told: header fields in three dialects, and the signed id of a denial.
 
 ``draft-10``  ``RateLimit`` and ``RateLimit-Policy`` of draft-ietf-httpapi-ratelimit-headers-10, in the
-              canonical bytes of RFC 9651; ``t`` is seconds until more becomes available
+              canonical bytes of RFC 9651; ``t`` is seconds until more becomes available. A denial gives it
+              for the windows that denied alone: Retry-After must not point earlier than any ``t``
 ``draft-6``   ``RateLimit-Limit``, ``-Remaining``, ``-Reset`` of the most constrained window
 ``legacy``    the same three as ``X-RateLimit-*``, ``Reset`` in seconds left
 """
@@ -46,7 +47,7 @@ def header_fields(decision: Decision, dialects: Iterable[str]) -> dict[str, str]
     for dialect in dialects:
         if dialect == "draft-10":
             fields["RateLimit-Policy"] = ", ".join(f'"{w.name}";q={w.limit};w={w.seconds}' for w in windows)
-            fields["RateLimit"] = ", ".join(f'"{w.name}";r={_left(w)};t={_seconds(_until_more(w))}' for w in windows)
+            fields["RateLimit"] = ", ".join(_member(w, denied=not decision.allowed) for w in windows)
         else:
             prefix = "RateLimit" if dialect == "draft-6" else "X-RateLimit"
             fields[f"{prefix}-Limit"] = str(tightest.limit)
@@ -55,6 +56,11 @@ def header_fields(decision: Decision, dialects: Iterable[str]) -> dict[str, str]
     if not decision.allowed:
         fields["Retry-After"] = str(decision.retry_after_seconds)
     return fields
+
+
+def _member(window: Window, *, denied: bool) -> str:
+    until_more = "" if denied and not window.wait_us else f";t={_seconds(_until_more(window))}"
+    return f'"{window.name}";r={_left(window)}{until_more}'
 
 
 def _left(window: Window) -> int:

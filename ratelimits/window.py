@@ -24,10 +24,14 @@ def bucket_width(window_seconds: float) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """Counts by sub-bucket number, oldest first; none is zero. ``width`` in microseconds."""
+    """Counts by sub-bucket number, oldest first; none is zero. ``width`` in microseconds.
+
+    ``newest`` is the latest sub-bucket that it was brought to, which may hold nothing.
+    """
 
     width: int
     counts: tuple[tuple[int, int], ...] = ()
+    newest: int = 0
 
     @property
     def total(self) -> int:
@@ -36,11 +40,16 @@ class Ring:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A ring brought to ``now``: ``wait`` is 0 where the request fits, else microseconds until it would."""
+    """A ring brought to ``now``: ``wait`` is 0 where the request fits, else microseconds until it would.
+
+    ``resets_in`` microseconds until the oldest sub-bucket leaves and more becomes available, this request's
+    own where there is no other.
+    """
 
     ring: Ring
     bucket: int
     wait: int
+    resets_in: int
 
     @property
     def fits(self) -> bool:
@@ -50,30 +59,26 @@ class Look:
         """The ring after this request was let through."""
         counts = self.ring.counts
         if counts and counts[-1][0] == self.bucket:
-            return Ring(self.ring.width, (*counts[:-1], (self.bucket, counts[-1][1] + cost)))
-        return Ring(self.ring.width, (*counts, (self.bucket, cost)))
-
-    def resets_in(self, now: int) -> int:
-        """Microseconds until the oldest sub-bucket leaves and more becomes available."""
-        return (self.ring.counts[0][0] + SLOTS) * self.ring.width - now if self.ring.counts else 0
+            return Ring(self.ring.width, (*counts[:-1], (self.bucket, counts[-1][1] + cost)), self.bucket)
+        return Ring(self.ring.width, (*counts, (self.bucket, cost)), self.bucket)
 
 
 def look(ring: Ring | None, *, limit: int, width: int, now: int, cost: int = 1) -> Look:
     """Bring a ring to ``now`` (microseconds) and say whether ``cost`` fits under ``limit``."""
     bucket = now // width
     ring = Ring(width) if ring is None else _move(ring, width=width, now=now, bucket=bucket)
-    if ring.counts and bucket < ring.counts[-1][0]:
-        bucket = ring.counts[-1][0]  # the clock went back a little: the newest sub-bucket goes on counting
+    bucket = max(bucket, ring.newest)  # where the clock went back a little, the newest sub-bucket goes on counting
     excess = ring.total + cost - limit
+    resets_in = ((ring.counts[0][0] if ring.counts else bucket) + SLOTS) * width - now
     if excess <= 0:
-        return Look(ring, bucket, 0)
+        return Look(ring, bucket, 0, resets_in)
     last = bucket
     for number, count in ring.counts:
         excess -= count
         if excess <= 0:
             last = number
             break
-    return Look(ring, bucket, (last + SLOTS) * width - now)
+    return Look(ring, bucket, (last + SLOTS) * width - now, resets_in)
 
 
 def _move(ring: Ring, *, width: int, now: int, bucket: int) -> Ring:
@@ -81,8 +86,7 @@ def _move(ring: Ring, *, width: int, now: int, bucket: int) -> Ring:
     edited width or a clock that jumped back."""
     live_from = now // ring.width - SUB_BUCKETS
     live = tuple((number, count) for number, count in ring.counts if number >= live_from)
-    newest = live[-1][0] if live else bucket
-    if ring.width == width and newest - bucket < SLOTS:
-        return Ring(width, live)
+    if ring.width == width and ring.newest - bucket < SLOTS:
+        return Ring(width, live, max(ring.newest, bucket))
     total = sum(count for _, count in live)
-    return Ring(width, ((bucket, total),) if total else ())
+    return Ring(width, ((bucket, total),) if total else (), bucket)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -11,6 +12,9 @@ from ratelimits.decision import PolicySet
 
 from . import keys
 from .script import PUBLISH
+
+#: ``PolicySet.to_json``: the digest is over the bytes of ``body``, so members that we do not know are covered.
+_PUBLISHED = re.compile(rb'\{"digest":"(?P<digest>[0-9a-f]{16})","policies":(?P<body>.*),"version":(?P<version>\d+)\}')
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,9 +35,20 @@ def tag_of(policies: PolicySet) -> str:
     return f"{policies.version}.{policies.digest}" if policies.version else "0"
 
 
-def version_of(tag: str) -> int:
-    head = tag.split(".", 1)[0]
-    return int(head) if head.isdecimal() else 0
+def version_of(tag: str | bytes) -> int:
+    """The tag's version; 0 for one that is not ours. Read as ``publish.lua`` reads it."""
+    head = re.match(rb"[0-9]{1,15}(?=\.)", tag if isinstance(tag, bytes) else tag.encode())
+    return int(head[0]) if head else 0
+
+
+def read(tag: bytes, text: bytes) -> PolicySet:
+    """The set that was published under this tag; ValueError for anything but exactly that text."""
+    parts = _PUBLISHED.fullmatch(text)
+    if parts is None or tag != parts["version"] + b"." + parts["digest"]:
+        raise ValueError("not the set of this tag")
+    if PolicySet.content_digest(parts["body"].decode()) != parts["digest"].decode():
+        raise ValueError("the set was changed after it was published")
+    return PolicySet.from_json(text)
 
 
 def with_digest(policies: PolicySet) -> PolicySet:
@@ -49,14 +64,25 @@ def publish(client: redis.Redis, policies: PolicySet) -> Publication:
         held = client.eval(PUBLISH.text, 1, keys.POLICY_SET, policies.version, tag, policies.to_json())
     except (redis.RedisError, OSError):
         return Publication("unreachable", None)
-    text = cast("bytes", held).decode()
-    return Publication("in_force" if text == tag else "superseded", version_of(text))
+    return Publication("in_force" if held == tag.encode() else "superseded", version_of(cast("bytes", held)))
 
 
 def tag_in_force(client: redis.Redis) -> str | None:
-    """The tag that Redis holds, "0" where it holds none, None where it does not answer."""
+    """The tag that Redis holds, "0" where it holds none, None where it does not answer.
+
+    A tag without the very set that it names is answered as ``version.unreadable``: no process could learn
+    that set, so something newer must replace it.
+    """
     try:
-        held = client.hget(keys.POLICY_SET, "tag")
+        tag, text = cast("list[bytes | None]", client.hmget(keys.POLICY_SET, ["tag", "set"]))
+    except redis.ResponseError:
+        return "0"  # something else lies there
     except (redis.RedisError, OSError):
         return None
-    return cast("bytes", held).decode() if held else "0"
+    if tag is None or tag == b"0":
+        return "0"
+    try:
+        read(tag, text or b"")
+    except ValueError:
+        return f"{version_of(tag)}.unreadable"
+    return tag.decode()

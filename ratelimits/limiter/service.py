@@ -16,7 +16,7 @@ from . import keys
 from .breaker import Breaker, State
 from .local import LocalWindows, share
 from .outcome import Asker, Decision, Window
-from .publication import tag_of, version_of
+from .publication import read, tag_of, version_of
 from .script import DECIDE, PUBLISH
 from .store import Argument, AsyncStore, Store
 
@@ -27,7 +27,7 @@ MOST_ATTEMPTS = 5
 
 
 class _Unsettled(redis.RedisError):
-    """The policy set in the store kept changing, or cannot be read."""
+    """The policy set in the store kept changing, or cannot be read; or the answer is none of our script's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,10 +78,10 @@ class Limiter:
             for _ in range(MOST_ATTEMPTS):
                 tag, plan = self._plan(asker)
                 answer = self._store.call(DECIDE, plan.keys, [tag, *plan.args])
-                if answer[0] != b"stale":
+                if not self._is_stale(plan, answer):
                     self.breaker.succeeded()
                     return self._conclude(plan, asker, answer)
-                publish = self._reconcile(answer)
+                publish = self._reconcile(plan, answer)
                 if publish is not None:
                     self._store.call(PUBLISH, [keys.POLICY_SET], publish)
             raise _Unsettled("the policy set did not settle")
@@ -97,10 +97,10 @@ class Limiter:
             for _ in range(MOST_ATTEMPTS):
                 tag, plan = self._plan(asker)
                 answer = await self._astore.call(DECIDE, plan.keys, [tag, *plan.args])
-                if answer[0] != b"stale":
+                if not self._is_stale(plan, answer):
                     self.breaker.succeeded()
                     return self._conclude(plan, asker, answer)
-                publish = self._reconcile(answer)
+                publish = self._reconcile(plan, answer)
                 if publish is not None:
                     await self._astore.call(PUBLISH, [keys.POLICY_SET], publish)
             raise _Unsettled("the policy set did not settle")
@@ -146,6 +146,16 @@ class Limiter:
         return tag, _Plan(policies, applied, tuple(windows), caller, counters + usages, args)
 
     @staticmethod
+    def _is_stale(plan: _Plan, answer: object) -> bool:
+        """Whether the set that the caller knows is not the one in force; _Unsettled if that was not our script."""
+        if isinstance(answer, list):
+            if len(answer) == 3 and answer[0] == b"stale" and type(answer[1]) is type(answer[2]) is bytes:
+                return True
+            if len(answer) == 1 + 3 * len(plan.windows) and all(type(number) is int for number in answer):
+                return False
+        raise _Unsettled("the store's answer makes no sense")
+
+    @staticmethod
     def _conclude(plan: _Plan, asker: Asker, answer: list[int]) -> Decision:
         seen = [
             replace(window, used=answer[at], reset_us=answer[at + 1], wait_us=answer[at + 2])
@@ -164,18 +174,20 @@ class Limiter:
             caller=plan.caller,
         )
 
-    def _reconcile(self, answer: list[bytes]) -> list[Argument] | None:
+    def _reconcile(self, plan: _Plan, answer: list[bytes]) -> list[Argument] | None:
         """Learn of the set in the store; where it holds none or an older one, the arguments that put ours back."""
-        tag, text = answer[1].decode(), answer[2]
+        tag, text = answer[1], answer[2]
         with self._lock:
-            if version_of(tag) >= self._policies.version and tag != "0":
+            if version_of(tag) >= max(1, self._policies.version):
                 try:
-                    self._policies = PolicySet.from_json(text)
+                    self._policies = read(tag, text)
                 except ValueError as error:
                     raise _Unsettled("the published policy set cannot be read") from error
-                self._tag, self._by_role = tag, {}
+                self._tag, self._by_role = tag.decode(), {}
                 return None
             ours = self._policies
+        if ours is not plan.policies:
+            return None  # another thread has learned of a newer one since this question was put
         log.warning("policies_republished", version=ours.version, found=version_of(tag))
         return [ours.version, tag_of(ours), ours.to_json()]
 
@@ -201,7 +213,7 @@ class Limiter:
         looks = self._local.decide([(keys.counter(policy.id, w.number, text), w.limit, w.seconds) for w in windows])
         allowed = all(seen.fits for seen in looks)
         seen = tuple(
-            replace(w, used=look.ring.total + allowed, reset_us=look.wait, wait_us=look.wait)
+            replace(w, used=look.ring.total + allowed, reset_us=look.resets_in, wait_us=look.wait)
             for w, look in zip(windows, looks, strict=True)
         )
         return Decision(allowed, "local", policies.version, asker, policy, seen, (), digest)

@@ -1,4 +1,4 @@
-"""Connections to the store, and one script call on them. A call that failed is never sent twice.
+"""Connections to the store, and one script call on them. A call that timed out is never sent twice.
 
 Exceptions are redis-py's: ``redis.RedisError`` and its subclasses. Whatever a call raised, its connection is
 closed: an answer that comes late must not be read as that of the next request.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from typing import Any, cast
+import time
+from collections import deque
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import redis
@@ -42,6 +44,7 @@ class Store:
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         self._pool = redis.ConnectionPool.from_url(url, **_options(timeout_seconds), retry=Retry(NoBackoff(), 0))
+        self._at_once_seconds = timeout_seconds / 10
         self._mine = threading.local()
 
     def _connection(self) -> Any:
@@ -55,6 +58,7 @@ class Store:
         """Run a script in one round trip; two where the server has forgotten it (restart, SCRIPT FLUSH)."""
         connection = self._connection()
         known = connection._sock is not None
+        began = time.monotonic()
         try:
             return self._send(connection, "EVALSHA", script.sha, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
@@ -62,7 +66,7 @@ class Store:
         except redis.exceptions.TimeoutError:
             raise
         except redis.exceptions.ConnectionError:
-            if not known:
+            if not known or time.monotonic() - began > self._at_once_seconds:
                 raise
             # The server closed a connection that was idle (it was restarted, or has a time limit): a new one,
             # once. If the old server counted before it died, the request is counted twice: on the safe side.
@@ -81,41 +85,122 @@ class Store:
 
 
 class AsyncStore:
-    """One pool per event loop: a connection cannot move to another loop."""
+    """One connection per event loop, on which calls follow each other without waiting for their answers.
 
-    MOST_CONNECTIONS = 64
+    Redis answers in the order of the questions. A pool of connections would queue its callers behind each
+    other, and a burst of requests in one loop would then look like a store that is away.
+    """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        self._url, self._timeout_seconds = url, timeout_seconds
-        self._clients: WeakKeyDictionary[asyncio.AbstractEventLoop, aredis.Redis] = WeakKeyDictionary()
-
-    def _client(self) -> aredis.Redis:
-        loop = asyncio.get_running_loop()
-        client = self._clients.get(loop)
-        if client is None:
-            pool = aredis.BlockingConnectionPool.from_url(
-                self._url,
-                max_connections=self.MOST_CONNECTIONS,
-                timeout=self._timeout_seconds,
-                retry=AsyncRetry(NoBackoff(), 0),
-                **_options(self._timeout_seconds),
-            )
-            client = self._clients[loop] = aredis.Redis(connection_pool=pool)
-        return client
+        self._timeout_seconds = timeout_seconds
+        # answers have no time limit of their own on a connection that may idle: each call brings its own
+        options = _options(timeout_seconds) | {"socket_timeout": None}
+        self._pool: Any = aredis.ConnectionPool.from_url(url, **options, retry=AsyncRetry(NoBackoff(), 0))
+        self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
 
     async def call(self, script: Script, keys: list[str], args: list[Argument]) -> Any:
-        client = self._client()
+        """Run a script in one round trip; two where the server has forgotten it (restart, SCRIPT FLUSH)."""
+        loop = asyncio.get_running_loop()
+        expires_at = loop.time() + self._timeout_seconds
+        line = self._lines.get(loop)
+        known = line is not None and line.alive
+        if line is None or not line.alive:
+            line = self._lines[loop] = _Line(self._pool.make_connection())
         try:
-            async with asyncio.timeout(self._timeout_seconds):
-                try:
-                    return await cast("Any", client.evalsha(script.sha, len(keys), *keys, *args))
-                except redis.exceptions.NoScriptError:
-                    return await cast("Any", client.eval(script.text, len(keys), *keys, *args))
-        except TimeoutError as error:
-            raise redis.exceptions.TimeoutError("the store did not answer in time") from error
+            return await line.ask(expires_at, "EVALSHA", script.sha, len(keys), *keys, *args)
+        except redis.exceptions.NoScriptError:
+            return await line.ask(expires_at, "EVAL", script.text, len(keys), *keys, *args)
+        except redis.exceptions.TimeoutError:
+            raise
+        except redis.exceptions.ConnectionError:
+            if not known:
+                raise
+            # as in Store.call: the server has closed the connection since it was last used
+            if self._lines.get(loop) is line:
+                self._lines[loop] = _Line(self._pool.make_connection())
+            return await self._lines[loop].ask(expires_at, "EVAL", script.text, len(keys), *keys, *args)
 
     async def close(self) -> None:
-        """Close this loop's connections."""
-        client = self._clients.pop(asyncio.get_running_loop(), None)
-        if client is not None:
-            await client.aclose(close_connection_pool=True)
+        """Close this loop's connection."""
+        line = self._lines.pop(asyncio.get_running_loop(), None)
+        if line is not None:
+            await line.close()
+
+
+class _Line:
+    """A connection with the questions that are still unanswered, in their order."""
+
+    def __init__(self, connection: Any) -> None:
+        self.alive = True
+        self._connection = connection
+        self._unsent: list[bytes] | None = []  # until it is connected
+        self._unanswered: deque[asyncio.Future[Any]] = deque()
+        self._reader: asyncio.Task[None] | None = asyncio.create_task(self._read())
+
+    async def ask(self, expires_at: float, *command: Argument) -> Any:
+        """Send a command and wait for its answer until ``expires_at`` by the loop's clock."""
+        if not self.alive:
+            raise redis.exceptions.ConnectionError("the connection is closed")
+        packed = self._connection.pack_command(*command)
+        if self._unsent is None:
+            self._connection._writer.writelines(packed)
+        else:
+            self._unsent += packed
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        self._unanswered.append(answer)
+        # One turn of grace: where the loop itself was held up, the answer is here and merely not read yet.
+        timer = loop.call_at(expires_at, loop.call_soon, self._expire, answer)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+
+    async def close(self) -> None:
+        if self._reader is not None:
+            reader = self._reader
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    async def _read(self) -> None:
+        error: Exception = redis.exceptions.ConnectionError("the connection was closed")
+        connection = self._connection
+        try:
+            await connection.connect()
+            connection._writer.writelines(self._unsent)
+            self._unsent = None
+            while True:
+                try:
+                    answer = await connection.read_response()
+                except redis.exceptions.ResponseError as refusal:
+                    self._settle(self._unanswered.popleft(), error=refusal)
+                else:
+                    self._settle(self._unanswered.popleft(), answer)
+        except IndexError:
+            error = redis.exceptions.InvalidResponse("an answer to no question")
+        except (redis.RedisError, OSError) as failure:
+            error = failure
+        finally:
+            self._end(error)
+            await connection.disconnect(nowait=True)
+
+    def _expire(self, answer: asyncio.Future[Any]) -> None:
+        if not answer.done() and self._reader is not None:
+            self._reader.cancel()
+            self._end(redis.exceptions.TimeoutError("the store did not answer in time"))
+
+    def _end(self, error: Exception) -> None:
+        """Nothing is sent here any more, and whoever still waits learns why."""
+        self.alive = False
+        self._reader = self._connection = None  # both would keep their loop, and this line with it, for ever
+        while self._unanswered:
+            self._settle(self._unanswered.popleft(), error=error)
+
+    @staticmethod
+    def _settle(future: asyncio.Future[Any], answer: Any = None, *, error: Exception | None = None) -> None:
+        if future.done():
+            return  # its caller has gone
+        if error is None:
+            future.set_result(answer)
+        else:
+            future.set_exception(error)

@@ -7,7 +7,7 @@
 -- The oldest sub-bucket reaches partly out of the window and still counts in full: that is what makes
 -- "never more than N in any window" hold, at the price of at most one sub-bucket's delay.
 --
--- KEYS  policy set; a counter per window, in order; a usage hash per policy
+-- KEYS  policy set; a counter per window, in order; a usage hash per policy that has a window, in order
 -- ARGV  tag of the set that the caller knows; cost; number of policies;
 --       per policy: 1 if enforced, number of windows, then limit and width per window
 -- Answer  {'stale', tag, set} when the caller knows another set than this server, and nothing is counted;
@@ -16,16 +16,21 @@
 local SLOTS = 61
 local PER_USAGE_BUCKET = 5 -- usage is kept in twelfths of the window
 
-local held = redis.call('HGET', KEYS[1], 'tag') or '0'
+local held = redis.pcall('HGET', KEYS[1], 'tag')
+if type(held) ~= 'string' then held = '0' end -- none there, or something that is no hash
 if held ~= ARGV[1] then
-  return { 'stale', held, redis.call('HGET', KEYS[1], 'set') or '' }
+  local set = redis.pcall('HGET', KEYS[1], 'set')
+  return { 'stale', held, type(set) == 'string' and set or '' }
 end
 
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local cost = tonumber(ARGV[2])
 
-local function keep_alive(w)
+-- Write a counter that begins or was moved. No sub-bucket is ever written as zero: the oldest must not be empty.
+local function settle(w)
+  redis.call('HSET', w.key, 'i', w.bucket, 'w', w.width, 't', w.total, 'o', w.oldest)
+  if w.here > 0 then redis.call('HSET', w.key, w.bucket % SLOTS, w.here) end
   redis.call('PEXPIRE', w.key, math.ceil(((w.bucket + SLOTS + 1) * w.width - now) / 1000))
 end
 
@@ -40,20 +45,18 @@ local function move(w, index, width)
   for n = 1, #fields, 2 do
     local slot = tonumber(fields[n])
     if slot then
-      local number, count = index - (index - slot) % SLOTS, tonumber(fields[n + 1])
-      if number >= live_from then
-        w.total = w.total + count
-        if not carry then
-          if number < w.oldest then w.oldest = number end
-        end
+      local number = index - (index - slot) % SLOTS
+      if number >= live_from then w.total = w.total + tonumber(fields[n + 1]) end
+      if carry or number < live_from then
+        gone[#gone + 1] = fields[n]
+      elseif number < w.oldest then
+        w.oldest = number
       end
-      if carry or number < live_from then gone[#gone + 1] = fields[n] end
     end
   end
   if #gone > 0 then redis.call('HDEL', w.key, unpack(gone)) end
   w.here = carry and w.total or 0
-  redis.call('HSET', w.key, 'i', w.bucket, 'w', w.width, 't', w.total, 'o', w.oldest, w.bucket % SLOTS, w.here)
-  keep_alive(w)
+  w.moved = true
 end
 
 local function look(key, limit, width)
@@ -94,8 +97,7 @@ local function count(w)
   if w.total == 0 then w.oldest = w.bucket end
   w.total, w.here = w.total + cost, w.here + cost
   if w.began then
-    redis.call('HSET', w.key, 'i', w.bucket, 'w', w.width, 't', w.total, 'o', w.oldest, w.bucket % SLOTS, w.here)
-    keep_alive(w)
+    settle(w)
   else
     redis.call('HSET', w.key, 't', w.total, w.bucket % SLOTS, w.here)
   end
@@ -136,20 +138,25 @@ for p = 1, tonumber(ARGV[3]) do
   policies[p] = policy
 end
 
-local answer = { through and 1 or 0 }
-for p, policy in ipairs(policies) do
+local answer, usage = { through and 1 or 0 }, #windows + 1
+for _, policy in ipairs(policies) do
   -- an enforced policy counts only what all enforced ones let through; a shadow counts what it alone would
   local counts = policy.fits
   if policy.enforced then counts = through end
   for n = policy.first, policy.last do
     local w = windows[n]
-    if counts then count(w) end
+    if counts then
+      count(w)
+    elseif w.moved then
+      settle(w)
+    end
     answer[#answer + 1] = w.total
     answer[#answer + 1] = w.total > 0 and (w.oldest + SLOTS) * w.width - now or 0
     answer[#answer + 1] = w.wait
   end
   if policy.last >= policy.first then
-    note_usage(KEYS[1 + #windows + p], windows[policy.first], counts)
+    usage = usage + 1 -- an unlimited policy has neither windows nor usage
+    note_usage(KEYS[usage], windows[policy.first], counts)
   end
 end
 return answer
