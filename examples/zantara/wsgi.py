@@ -1,0 +1,11 @@
+"""The WSGI entry point of the sample service: ``granian --interface wsgi examples.zantara.wsgi:application``."""
+
+from __future__ import annotations
+
+import os
+
+from django.core.wsgi import get_wsgi_application
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "examples.zantara.settings")
+
+application = get_wsgi_application()
