@@ -12,3 +12,13 @@ class ControlPlaneConfig(AppConfig):
 
     def ready(self) -> None:
         from controlplane import celery as _celery  # noqa: F401  (makes it the current app for @shared_task)
+        from controlplane.identity import checks as _identity_checks  # noqa: F401  (registers the system checks)
+        from controlplane.kernel.checks import register_house_checks
+        from controlplane.monitoring import request_log
+        from controlplane.monitoring.health.builtin import register_builtin_probes
+        from controlplane.schedules.registration import register as register_schedules
+
+        register_house_checks()
+        request_log.connect()
+        register_builtin_probes()
+        register_schedules()

@@ -6,11 +6,14 @@ rows in the admin, with history.
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import environ
 
+from controlplane.console.appearance import unfold_settings
 from controlplane.kernel.env import Env
 from controlplane.kernel.errors import ConfigurationError
 from controlplane.kernel.local_secrets import data_dir, secret_file
@@ -38,6 +41,7 @@ ZANTARA_JWT_PUBLIC_KEY_FILES = env.items("ZANTARA_JWT_PUBLIC_KEY_FILES")
 ZANTARA_JWT_ALGORITHMS = env.items("ZANTARA_JWT_ALGORITHMS", ["HS256"])
 ZANTARA_JWT_ISSUER = env.text("ZANTARA_JWT_ISSUER", "zantara")
 ZANTARA_JWT_AUDIENCE = env.text("ZANTARA_JWT_AUDIENCE", "zantara")
+ZANTARA_JWT_TTL_SECONDS = env.duration("ZANTARA_JWT_TTL_SECONDS", 3600)
 ZANTARA_TRUSTED_PROXIES = env.items("ZANTARA_TRUSTED_PROXIES")
 ZANTARA_IPV6_PREFIX = env.integer("ZANTARA_IPV6_PREFIX", 64, least=32, most=128)
 
@@ -50,6 +54,10 @@ ZANTARA_LIMITS_UNLIMITED_PATHS = env.items(
     "ZANTARA_LIMITS_UNLIMITED_PATHS",
     ["/livez", "/readyz", "/health", "/metrics", "/startupz", "/admin/", "/static/"],
 )
+ZANTARA_LIMITS_TIMEOUT_SECONDS = env.duration("ZANTARA_LIMITS_TIMEOUT", 0.045)
+ZANTARA_LIMITS_PROCESSES = env.integer("ZANTARA_LIMITS_PROCESSES", 2, least=1, most=10_000)
+ZANTARA_RATELIMIT_HEADERS = env.items("ZANTARA_RATELIMIT_HEADERS", ["draft-10", "draft-6"])
+ZANTARA_LOGIN_RATE = env.text("ZANTARA_LOGIN_RATE", "10/5m")
 
 # --- Django ----------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.items("ZANTARA_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
@@ -57,10 +65,10 @@ CSRF_TRUSTED_ORIGINS = env.items("ZANTARA_CSRF_TRUSTED_ORIGINS")
 
 INSTALLED_APPS = [
     "controlplane.apps.ControlPlaneConfig",
-    "unfold",
+    "unfold.apps.BasicAppConfig",
     "unfold.contrib.filters",
     "unfold.contrib.simple_history",
-    "django.contrib.admin",
+    "controlplane.console.apps.ConsoleConfig",  # django.contrib.admin with our site
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",
@@ -129,7 +137,7 @@ def _database(url: str) -> dict[str, Any]:
 
 DATABASES = {
     "default": _database(
-        env.secret("ZANTARA_DATABASE_URL") or f"sqlite:///{ZANTARA_DATA_DIR / 'controlplane.sqlite3'}"
+        env.secret("ZANTARA_DATABASE_URL") or f"sqlite:///{quote(str(ZANTARA_DATA_DIR / 'controlplane.sqlite3'))}"
     )
 }
 
@@ -148,7 +156,11 @@ AUTH_PASSWORD_VALIDATORS = [
     {"NAME": "django.contrib.auth.password_validation.CommonPasswordValidator"},
 ]
 LOGIN_URL = "admin:login"
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = env.flag("ZANTARA_HTTPS", False)
+ZANTARA_HTTPS = env.flag("ZANTARA_HTTPS", False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = ZANTARA_HTTPS
+# TLS ends at a proxy: granian itself speaks plain HTTP, and addresses that pages build must begin with https
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if ZANTARA_HTTPS else None
+SECURE_HSTS_SECONDS = int(env.duration("ZANTARA_HSTS", 30 * 86400)) if ZANTARA_HTTPS else 0
 SECURE_CONTENT_TYPE_NOSNIFF = True
 SECURE_REFERRER_POLICY = "same-origin"
 X_FRAME_OPTIONS = "DENY"
@@ -159,7 +171,8 @@ USE_I18N = False
 USE_TZ = True
 
 STATIC_URL = "/static/"
-STATIC_ROOT = ZANTARA_DATA_DIR / "static"
+# None: whitenoise serves the files from where the packages keep them; there is no collectstatic step to forget
+STATIC_ROOT = None
 STATICFILES_DIRS = [BASE_DIR / "controlplane" / "console" / "static"]
 WHITENOISE_USE_FINDERS = True
 WHITENOISE_MAX_AGE = 3600
@@ -178,12 +191,21 @@ CELERY_TASK_DEFAULT_QUEUE = "work"
 CELERY_TASK_SOFT_TIME_LIMIT = 3000
 CELERY_TASK_TIME_LIMIT = 3300
 # Redis redelivers what was not acknowledged within this time: it must exceed the longest task.
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3600, "socket_keepalive": True}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 3600,
+    "socket_keepalive": True,
+    # without these a publish on a dead connection waits for ever
+    "socket_connect_timeout": 5,
+    "socket_timeout": 30,
+}
+# A task goes on when Redis is away for a moment: whoever gets it again finds it taken by its row's lease.
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = False
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_WORKER_SEND_TASK_EVENTS = False
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BEAT_SCHEDULER = "controlplane.schedules.scheduler:Scheduler"
+CELERY_BEAT_SYNC_EVERY = 1  # a beat that is killed must not send again what it sent in the last three minutes
 DJANGO_STRUCTLOG_CELERY_ENABLED = True
 DJANGO_CELERY_BEAT_TZ_AWARE = True
 
@@ -192,10 +214,21 @@ LOGGING = logging_config(
     form=env.choice("ZANTARA_LOG_FORMAT", "console", ("console", "json")),
     level=env.choice("ZANTARA_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),
 )
+# A refused request is no fault of ours; the address in a forwarded header is the caller's claim; and asking
+# for the user loads the session of every request, even of /livez (see controlplane.monitoring.request_log).
+DJANGO_STRUCTLOG_STATUS_4XX_LOG_LEVEL = logging.INFO
+DJANGO_STRUCTLOG_IP_LOGGING_ENABLED = False
+DJANGO_STRUCTLOG_USER_ID_FIELD = ""
+
+UNFOLD = unfold_settings()
 
 # --- libraries -------------------------------------------------------------------------------
 SIMPLE_HISTORY_REVERT_DISABLED = False
-SILENCED_SYSTEM_CHECKS: list[str] = []
+SILENCED_SYSTEM_CHECKS = [
+    "security.W005",  # whether subdomains and browsers' preload lists may be bound: the domain's owner decides
+    "security.W021",
+    "security.W008",  # the proxy that ends TLS redirects; this server sees plain HTTP behind it and would loop
+]
 
 if env.text("ZANTARA_TEST_ROOT"):
     INSTALLED_APPS.append("tests.kernelapp.apps.KernelAppConfig")

@@ -51,8 +51,14 @@ def publish_now() -> Publication:
 
 
 def publish_on_commit() -> None:
-    """Publish once the running transaction is committed (at once where there is none)."""
-    transaction.on_commit(_publish_quietly)
+    """Publish when the running transaction is committed (at once where there is none).
+
+    Once, however many rows it saves. A rolled back savepoint takes its own requests off the list, so that one
+    which is still there hangs on nothing that this one would not hang on too.
+    """
+    waiting = transaction.get_connection().run_on_commit
+    if not any(what is _publish_quietly for _, what, _ in waiting):
+        transaction.on_commit(_publish_quietly)
 
 
 def _publish_quietly() -> None:

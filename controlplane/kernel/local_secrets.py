@@ -13,7 +13,8 @@ from pathlib import Path
 from .env import Env
 from .errors import ConfigurationError
 
-#: File name in ``<data>/secrets`` -> what it signs or hashes. 43 URL-safe characters = 256 bits each.
+#: File name in ``<data>/secrets`` -> what it signs or hashes. 64 URL-safe characters = 384 bits each:
+#: Django's deployment check wants a key of at least 50.
 NAMES = {
     "secret_key": "Django's signatures and sessions",
     "jwt_secret": "the JWT bearer tokens (HS256)",
@@ -52,10 +53,11 @@ def _write_once(path: Path) -> None:
     """Write a new secret under a temporary name and link it in place: two processes at once agree on one."""
     if path.exists():
         return
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # pids repeat in containers
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(descriptor, secrets.token_urlsafe(32).encode())
+        os.write(descriptor, secrets.token_urlsafe(48).encode())
+        os.fsync(descriptor)  # never an empty secret after a power cut
     finally:
         os.close(descriptor)
     try:

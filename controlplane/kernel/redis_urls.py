@@ -6,7 +6,7 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 #: ``sockaddr_un.sun_path`` holds 108 bytes with its terminator (unix(7)).
 LONGEST_SOCKET_PATH = 107
@@ -24,7 +24,7 @@ def socket_path(data_dir: Path) -> Path:
 
 
 def default_redis_url(data_dir: Path) -> str:
-    return f"unix://{socket_path(data_dir)}?db=0"
+    return f"unix://{quote(os.fspath(socket_path(data_dir)))}?db=0"
 
 
 def broker_url(redis_url: str) -> str:

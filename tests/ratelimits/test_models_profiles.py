@@ -121,3 +121,38 @@ def test_a_second_active_profile_for_the_same_callers_is_refused_but_a_shadow_or
     profile(route_prefix="/zantara.")
     profile(subject="alice")
     assert RateLimitProfile.objects.count() == 5
+
+
+def test_one_transaction_publishes_once_however_many_profiles_it_saves(
+    redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db import transaction
+
+    from ratelimits import policies
+
+    published: list[int] = []
+    real = policies.publish_now
+    monkeypatch.setattr(policies, "publish_now", lambda: published.append(1) or real())
+    with transaction.atomic():
+        for role in ("One", "Two", "Three"):
+            RateLimitProfile.objects.create(role=role)
+        assert published == []
+    assert published == [1]
+
+
+def test_a_rolled_back_savepoint_does_not_take_the_publication_with_it(
+    redis_url: str, transactional_db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db import transaction
+
+    from ratelimits import policies
+
+    published: list[int] = []
+    monkeypatch.setattr(policies, "publish_now", lambda: published.append(1))
+    with transaction.atomic():
+        with pytest.raises(ZeroDivisionError), transaction.atomic():
+            RateLimitProfile.objects.create(role="Undone")
+            raise ZeroDivisionError
+        RateLimitProfile.objects.create(role="Kept")
+    assert published == [1]
+    assert list(RateLimitProfile.objects.values_list("role", flat=True)) == ["Kept"]

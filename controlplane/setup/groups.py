@@ -1,0 +1,66 @@
+"""What people may do in the admin: three groups, built from a table. They are never rate-limit roles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from django.contrib.auth.models import Group, Permission
+
+VIEWER, OPERATOR, ADMINISTRATOR = "Viewer", "Operator", "Administrator"
+
+#: A session's key is a credential: who can read it can be its user.
+HIDDEN_APPS = frozenset({"sessions"})
+
+#: What an Operator may change, as ``app_label.codename``.
+OPERATOR_PERMISSIONS = frozenset(
+    {
+        "ratelimits.add_ratelimitprofile",
+        "ratelimits.change_ratelimitprofile",
+        "django_celery_beat.add_periodictask",
+        "django_celery_beat.change_periodictask",
+        "django_celery_beat.add_crontabschedule",
+        "django_celery_beat.change_crontabschedule",
+        "django_celery_beat.add_intervalschedule",
+        "django_celery_beat.change_intervalschedule",
+        "django_celery_beat.add_clockedschedule",
+        "django_celery_beat.change_clockedschedule",
+        "django_celery_beat.add_solarschedule",
+        "django_celery_beat.change_solarschedule",
+    }
+)
+
+#: Verbs of our own, whichever model carries them. One that no installed app brings is passed over.
+OPERATOR_VERBS = frozenset({"reset_caller", "explain_decision", "run_periodictask"})
+
+
+def permissions_of(group: str, permissions: Iterable[Permission]) -> list[Permission]:
+    """Those of the permissions (with their content types loaded) that belong to this group."""
+    return [permission for permission in permissions if _belongs(group, permission)]
+
+
+def _belongs(group: str, permission: Permission) -> bool:
+    if group == ADMINISTRATOR:
+        return True
+    app = permission.content_type.app_label
+    if permission.codename.startswith("view_"):
+        return app not in HIDDEN_APPS
+    if group == OPERATOR:
+        return f"{app}.{permission.codename}" in OPERATOR_PERMISSIONS or permission.codename in OPERATOR_VERBS
+    return False
+
+
+def ensure_groups() -> dict[str, int]:
+    """Make the groups and give them what they lack; how many permissions each got.
+
+    Nothing is taken away: what an administrator added to a group stays. A group with fewer rights than
+    these is one of its own.
+    """
+    everything = list(Permission.objects.select_related("content_type"))
+    added = {}
+    for name in (VIEWER, OPERATOR, ADMINISTRATOR):
+        group, _ = Group.objects.get_or_create(name=name)
+        present = set(group.permissions.values_list("pk", flat=True))
+        missing = [p for p in permissions_of(name, everything) if p.pk not in present]
+        group.permissions.add(*missing)
+        added[name] = len(missing)
+    return added
