@@ -130,16 +130,19 @@ def migrate() -> Step:
 
 
 def create_profiles() -> Step:
-    """The seed's limits, each only where its role has no plain profile (no prefix, no subject), active or not."""
+    """The seed's limits, each only where its role never had a plain profile (no prefix, no subject).
+
+    What an operator made inactive or deleted stays so: its history says that it was there.
+    """
     from ratelimits.decision import SEED, SEED_WINDOW_SECONDS
     from ratelimits.models import RateLimitProfile
 
     created = 0
     with transaction.atomic():
-        plain = RateLimitProfile.objects.filter(route_prefix="", subject="")
-        present = set(plain.values_list("role", flat=True))
+        plain = RateLimitProfile.history.filter(route_prefix="", subject="")
+        known = set(plain.values_list("role", flat=True))
         for row in SEED:
-            if row["role"] not in present:
+            if row["role"] not in known:
                 RateLimitProfile(window_seconds=SEED_WINDOW_SECONDS, **row).save()
                 created += 1
     return _step("profiles", created, "rate-limit profiles created", "the rate-limit profiles are there")

@@ -7,7 +7,7 @@ import re
 import subprocess
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,12 +23,11 @@ PROFILES = "/admin/ratelimits/ratelimitprofile/"
 
 
 @pytest.fixture(autouse=True)
-def fresh_counters(stack: Stack) -> Iterator[None]:
+def fresh_counters(stack: Stack) -> None:
     """Every test begins with nobody counted."""
     with redis.Redis.from_url(stack.redis_url) as client:
         for key in client.scan_iter("{zantara-limits}:[cu]:*"):
             client.delete(key)
-    yield
 
 
 def ask(stack: Stack, path: str = "/zantara.unified", token: str = "") -> tuple[int, dict[str, str], Any]:

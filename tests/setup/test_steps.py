@@ -32,19 +32,23 @@ def test_the_seeds_five_profiles_are_made_with_their_messages(db: None) -> None:
     }
 
 
-def test_an_operators_edit_is_never_overwritten_and_a_role_without_a_profile_gets_its_own(db: None) -> None:
+def test_an_operators_edit_is_never_overwritten_and_what_he_deleted_stays_deleted(db: None) -> None:
     bootstrap.create_profiles()
     ceo = RateLimitProfile.objects.get(role="CEO")
     ceo.requests, ceo.active = 7, False
     ceo.save()
     RateLimitProfile.objects.get(role="External").delete()
-    RateLimitProfile(role="External", route_prefix="/x", requests=1).save()
-    assert bootstrap.create_profiles().summary == "1 rate-limit profiles created"
+    assert bootstrap.create_profiles().status == "unchanged"
     ceo.refresh_from_db()
     assert (ceo.requests, ceo.active, RateLimitProfile.objects.filter(role="CEO").count()) == (7, False, 1)
+    assert not RateLimitProfile.objects.filter(role="External").exists()
+
+
+def test_a_narrowed_profile_does_not_stand_in_for_the_plain_one_of_its_role(db: None) -> None:
+    RateLimitProfile(role="External", route_prefix="/x", requests=1).save()
+    assert bootstrap.create_profiles().summary == "5 rate-limit profiles created"
     rows = RateLimitProfile.objects.filter(role="External").values_list("route_prefix", "requests")
     assert set(rows) == {("/x", 1), ("", 50)}
-    assert bootstrap.create_profiles().status == "unchanged"
 
 
 def test_a_viewer_sees_an_operator_changes_limits_and_schedules_an_administrator_may_do_all(db: None) -> None:
