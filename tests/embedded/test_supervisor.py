@@ -1,0 +1,185 @@
+"""The supervisor on toy children: real processes, real signals, in seconds."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from controlplane.embedded import processes
+from tests.stack import Stack, wait_for
+
+SLEEP = "import time; print('hello', flush=True); time.sleep(600)"
+DEAF = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+#: A leader that dies at SIGTERM and leaves a deaf member in a process group of its own.
+FAMILY = f"""
+import subprocess, sys, time
+print("member", subprocess.Popen([sys.executable, "-c", {DEAF!r}], process_group=0).pid, flush=True)
+time.sleep(600)
+"""
+
+Run = Callable[..., Stack]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    started: list[Stack] = []
+
+    def start(**children: str) -> Stack:
+        children.setdefault("bootstrap", "print('done')")
+        command = (sys.executable, "-m", "tests.embedded.toy_stack", str(tmp_path), json.dumps(children))
+        stack = Stack(tmp_path, command=command, environ={"PYTHONPATH": str(Path(__file__).parents[2])})
+        started.append(stack)
+        return stack.start()
+
+    yield start
+    for stack in started:
+        stack.stop()
+        for pid in stack.children().values():
+            processes.kill_session(pid)
+
+
+def wait_line(stack: Stack, text: str, seconds: float = 10) -> str:
+    return str(wait_for(lambda: next((x for x in stack.lines() if text in x), None), seconds, f"a line with {text!r}"))
+
+
+def gone(pid: int) -> bool:
+    found = processes.find(pid)
+    return found is None or found.is_zombie
+
+
+def test_lines_of_children_are_prefixed_and_logged(run: Run, tmp_path: Path) -> None:
+    stack = run(web=SLEEP)
+    wait_line(stack, "ready")
+    wait_line(stack, "hello")
+    assert "web       | hello" in stack.lines()
+    assert (tmp_path / "logs" / "web.log").read_text() == "hello\n"
+
+
+def test_what_is_for_the_operator_alone_reaches_no_log(run: Run, tmp_path: Path) -> None:
+    stack = run(bootstrap="print('secret: 42'); print('more')", web=SLEEP)
+    wait_line(stack, "ready")
+    assert "secret: 42" in stack.lines()
+    assert (tmp_path / "logs" / "bootstrap.log").read_text() == "more\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_wanted_stop_ends_all_with_exit_code_zero(run: Run, number: signal.Signals) -> None:
+    stack = run(redis=SLEEP, web=SLEEP, beat=SLEEP)
+    wait_line(stack, "ready")
+    children = stack.children()
+    assert sorted(children) == ["beat", "redis", "web"]
+    stack.process.send_signal(number)
+    assert stack.wait(3) == 0
+    assert all(gone(pid) for pid in children.values())
+    assert stack.children() == {}
+
+
+def test_redis_is_stopped_last(run: Run) -> None:
+    code = "import signal, sys, time; signal.signal(15, lambda *_: sys.exit(print('bye', flush=True))); time.sleep(600)"
+    stack = run(redis=code, web=code, beat=code)
+    wait_line(stack, "ready")
+    time.sleep(0.3)
+    stack.process.send_signal(signal.SIGTERM)
+    assert stack.wait(5) == 0
+    assert [line for line in stack.lines() if "bye" in line][-1] == "redis     | bye"
+
+
+def test_a_deaf_child_is_killed_within_ten_seconds(run: Run) -> None:
+    stack = run(redis=DEAF, web=DEAF, beat=SLEEP)
+    wait_for(lambda: sum("deaf" in line for line in stack.lines()) == 2, 5, "both deaf")
+    children = stack.children()
+    started = time.monotonic()
+    stack.process.send_signal(signal.SIGTERM)
+    assert stack.wait(10) == 0
+    assert time.monotonic() - started > 6  # it was given its time
+    assert all(gone(pid) for pid in children.values())
+
+
+def test_a_second_wish_to_stop_kills_at_once(run: Run) -> None:
+    stack = run(web=DEAF)
+    wait_line(stack, "deaf")
+    stack.process.send_signal(signal.SIGINT)
+    time.sleep(1.2)
+    assert stack.process.poll() is None
+    stack.process.send_signal(signal.SIGINT)
+    assert stack.wait(1) == 0
+
+
+def test_the_same_wish_that_arrives_twice_is_one(run: Run) -> None:
+    stack = run(web=DEAF)
+    wait_line(stack, "deaf")
+    stack.process.send_signal(signal.SIGTERM)
+    stack.process.send_signal(signal.SIGTERM)
+    time.sleep(2)
+    assert stack.process.poll() is None
+
+
+def test_what_a_child_leaves_in_its_session_ends_with_it(run: Run) -> None:
+    stack = run(web=FAMILY)
+    member = int(wait_line(stack, "member").split()[-1])
+    wait_line(stack, "deaf")
+    stack.process.send_signal(signal.SIGTERM)
+    assert stack.wait(5) == 0
+    assert gone(member)
+
+
+def test_a_killed_child_comes_back_and_its_old_session_is_gone(run: Run) -> None:
+    stack = run(web=FAMILY)
+    member = int(wait_line(stack, "member").split()[-1])
+    first = wait_for(lambda: stack.children().get("web"), 5, "a mark")
+    os.kill(first, signal.SIGKILL)
+    second = wait_for(lambda: stack.children().get("web", first) != first and stack.children()["web"], 5, "a new one")
+    assert second != first
+    assert gone(member)
+    assert "stack     | web ended (SIGKILL); it starts again in 0.2 s" in stack.lines()
+
+
+def test_a_child_that_keeps_dying_stops_the_stack_with_its_last_words(run: Run, tmp_path: Path) -> None:
+    stack = run(beat=SLEEP, web="import sys; [print('word', n) for n in range(30)]; sys.exit(3)")
+    assert stack.wait(15) == 1
+    lines = stack.lines()
+    assert sum("web ended (exit code 3)" in line for line in lines) == 4
+    start = lines.index("The last lines of web:")
+    assert lines[start + 1 : start + 21] == [f"  word {n}" for n in range(10, 30)]
+    assert lines[-1] == f"web died 5 times in a minute (exit code 3). See {tmp_path}/logs/web.log."
+    assert stack.children() == {}
+
+
+def test_a_bootstrap_that_fails_stops_the_stack_before_the_services(run: Run) -> None:
+    stack = run(redis=SLEEP, bootstrap="import sys; print('no room'); sys.exit(1)", web=SLEEP)
+    assert stack.wait(10) == 1
+    assert "The bootstrap failed (exit code 1)." in stack.lines()[-1]
+    assert "  no room" in stack.lines()
+    assert not any(line.startswith("web ") for line in stack.lines())
+
+
+def test_a_redis_that_dies_at_its_start_is_reported_with_its_last_line(run: Run) -> None:
+    stack = run(redis="print('redis.ready never'); print('Fatal: bad file'); raise SystemExit(1)", web=SLEEP)
+    assert stack.wait(10) == 1
+    assert "Redis did not come up within 10 s; its last line was: Fatal: bad file." in stack.lines()[-1]
+    assert not any(line.startswith(("web ", "bootstrap ")) for line in stack.lines())
+
+
+def test_the_stack_is_ready_only_when_every_child_is(run: Run, tmp_path: Path) -> None:
+    slow = "import time; time.sleep(1); open('web.ready', 'w').close(); print('now', flush=True); time.sleep(600)"
+    stack = run(web=slow, beat=SLEEP)
+    wait_line(stack, "ready")
+    lines = stack.lines()
+    assert lines.index("web       | now") < lines.index("ready")
+
+
+def test_children_end_when_the_supervisor_is_killed(run: Run) -> None:
+    if not processes.ON_LINUX:
+        pytest.skip("left out: only Linux tells a child of its parent's death")
+    stack = run(redis=SLEEP, web=SLEEP)
+    wait_line(stack, "ready")
+    children = stack.children()
+    stack.process.kill()
+    wait_for(lambda: all(gone(pid) for pid in children.values()), 3, "the children's end")

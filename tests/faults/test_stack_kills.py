@@ -1,0 +1,111 @@
+"""Each child of a running stack is killed, and the stack answers again within ten seconds."""
+
+from __future__ import annotations
+
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from controlplane.embedded import processes
+from tests.stack import Stack, http_status, wait_for
+
+pytestmark = pytest.mark.faults
+
+BACK_SECONDS = 10.0
+#: A Celery worker imports everything before it consumes; on a busy machine with two cores that takes its time.
+CONSUMES_SECONDS = 30.0
+
+
+@pytest.fixture(scope="module")
+def running() -> Iterator[Stack]:
+    with tempfile.TemporaryDirectory(prefix="zt-kills-", ignore_cleanup_errors=True) as folder:
+        stack = Stack(Path(folder) / "var").start()
+        try:
+            yield stack.wait_ready()
+        finally:
+            stack.stop()
+
+
+def kill_and_wait(
+    stack: Stack, name: str, answers: Callable[[], bool], *, answer_seconds: float = BACK_SECONDS
+) -> None:
+    """SIGKILL the child; another process must stand in its place within ten seconds and answer in time."""
+    first = stack.children()[name]
+    before = {process.pid for process in processes.session_members(first)}
+    killed_at = time.monotonic()
+    os.kill(first, signal.SIGKILL)
+    wait_for(lambda: stack.children().get(name, first) != first, BACK_SECONDS, f"another {name}")
+    wait_for(answers, answer_seconds - (time.monotonic() - killed_at), f"{name} to answer again")
+    assert not before & {process.pid for process in processes.session_members(first)}
+    assert any(line.endswith(f"{name} ended (SIGKILL); it starts again in 0.2 s") for line in stack.lines())
+    assert stack.process.poll() is None
+
+
+def pings(stack: Stack) -> bool:
+    try:
+        with redis.Redis.from_url(stack.redis_url, socket_timeout=1) as client:
+            return bool(client.ping())
+    except redis.RedisError:
+        return False
+
+
+def test_the_web_server_comes_back(running: Stack) -> None:
+    kill_and_wait(running, "web", lambda: http_status(f"{running.web_url}/readyz") == 200)
+
+
+def test_the_sample_service_comes_back(running: Stack) -> None:
+    kill_and_wait(running, "sample", lambda: http_status(f"{running.sample_url}/zantara.unified") == 200)
+
+
+def test_redis_comes_back_with_what_it_held_and_the_services_stay(running: Stack) -> None:
+    before = running.children()
+    with redis.Redis.from_url(running.redis_url) as client:
+        client.set("a-count", 41)
+    time.sleep(1.5)  # it writes to disk each second
+    kill_and_wait(running, "redis", lambda: pings(running))
+    with redis.Redis.from_url(running.redis_url) as client:
+        assert client.get("a-count") == b"41"
+    wait_for(lambda: http_status(f"{running.sample_url}/zantara.unified") == 200, BACK_SECONDS, "the sample's answer")
+    wait_for(lambda: http_status(f"{running.web_url}/readyz") == 200, BACK_SECONDS, "the web's answer")
+    after = running.children()
+    assert {name: pid for name, pid in after.items() if name != "redis"} == {
+        name: pid for name, pid in before.items() if name != "redis"
+    }
+
+
+def test_the_vector_store_comes_back_at_the_same_address(running: Stack) -> None:
+    if "chroma" not in running.children():
+        pytest.fail("the embedded stack has no vector store: is chromadb installed?")
+    url = (running.data_dir / "run" / "chroma.url").read_text().strip()
+    kill_and_wait(running, "chroma", lambda: http_status(f"{url}/api/v2/heartbeat") == 200)
+
+
+@pytest.mark.parametrize("queue", ["engine", "work"])
+def test_a_worker_comes_back_and_consumes(running: Stack, queue: str) -> None:
+    ready = running.data_dir / "run" / "ready" / f"worker-{queue}"
+    first = ready.read_text()
+
+    def consumes() -> bool:
+        return ready.exists() and ready.read_text() not in ("", first)
+
+    kill_and_wait(running, f"worker-{queue}", consumes, answer_seconds=CONSUMES_SECONDS)
+
+
+def test_beat_comes_back(running: Stack) -> None:
+    kill_and_wait(running, "beat", lambda: bool(processes.find(running.children()["beat"])))
+
+
+def test_a_killed_worker_process_of_the_web_is_replaced_by_its_own_server(running: Stack) -> None:
+    server = running.children()["sample"]
+    members = [process.pid for process in processes.session_members(server) if process.pid != server]
+    victim = next(pid for pid in members if b"granian" in Path(f"/proc/{pid}/cmdline").read_bytes())
+    os.kill(victim, signal.SIGKILL)
+    wait_for(lambda: processes.find(victim) is None, 5, "the victim's end")
+    wait_for(lambda: http_status(f"{running.sample_url}/readyz") == 200, BACK_SECONDS, "the sample's answer")
+    assert running.children()["sample"] == server
