@@ -6,6 +6,7 @@ processors. Lines go to standard error; standard output belongs to commands.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
@@ -148,6 +149,26 @@ def _foreign_processors() -> list[Any]:
     ]
 
 
+#: Lines that say only that a tick ticked or that a request or task began: its end, or its failure, is logged too,
+#: and the schedules' page shows the last run of each task.
+_ROUTINE_EVENTS = frozenset({"task_enqueued", "task_started", "task_succeeded", "request_started"})
+_ROUTINE_REQUESTS = re.compile(r"GET /(?:livez|readyz|health|metrics|favicon\.ico|static/|admin/start/)")
+
+
+class RoutineFilter(logging.Filter):
+    """Leaves routine out at INFO, so that what an operator reads is what happened. DEBUG shows everything."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.INFO:
+            return True
+        if isinstance(record.msg, dict):
+            event = record.msg
+            if event.get("event") == "request_finished":
+                return not (_ROUTINE_REQUESTS.match(str(event.get("request"))) and event.get("code", 500) < 400)
+            return event.get("event") not in _ROUTINE_EVENTS
+        return not (record.name == "celery.beat" and str(record.msg).startswith("Scheduler: Sending due task"))
+
+
 def build_formatter(form: str, colours: bool | None = None) -> ProcessorFormatter:
     """The formatter of every handler. ``colours`` None: on a terminal, unless NO_COLOR is set."""
     if colours is None:
@@ -184,7 +205,15 @@ def logging_config(form: str, level: str) -> dict[str, Any]:
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"lines": {"()": "controlplane.kernel.logs.build_formatter", "form": form}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "lines"}},
+        "filters": {"routine": {"()": "controlplane.kernel.logs.RoutineFilter"}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": "lines",
+                "filters": [] if level == "DEBUG" else ["routine"],
+            }
+        },
         "root": {"handlers": ["stderr"], "level": level},
         "loggers": {
             # Libraries that bring handlers of their own: theirs are taken off, their lines come through ours.

@@ -11,7 +11,15 @@ from typing import Any
 import pytest
 import structlog
 
-from controlplane.kernel.logs import MASK, build_formatter, is_secret_key, logging_config, redact, redact_text
+from controlplane.kernel.logs import (
+    MASK,
+    RoutineFilter,
+    build_formatter,
+    is_secret_key,
+    logging_config,
+    redact,
+    redact_text,
+)
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.Zm9yZ2VkLXNpZ25hdHVyZQ"
 
@@ -195,3 +203,31 @@ def test_a_line_costs_well_under_a_millisecond(lines: Lines) -> None:
             lines.bound.info("request_finished", code=200, request="GET /zantara.unified?page=2", user_agent="curl/8")
         best = min(best, (time.perf_counter() - begun) / 200)
     assert best < 0.001
+
+
+@pytest.mark.parametrize(
+    ("level", "event", "kept"),
+    [
+        ("info", {"event": "task_started"}, False),
+        ("info", {"event": "task_succeeded"}, False),
+        ("info", {"event": "request_finished", "request": "GET /readyz", "code": 200}, False),
+        ("info", {"event": "request_finished", "request": "GET /readyz", "code": 503}, True),
+        ("info", {"event": "request_finished", "request": "POST /auth/token", "code": 200}, True),
+        ("info", {"event": "backup_committed"}, True),
+        ("warning", {"event": "task_started"}, True),
+    ],
+)
+def test_routine_is_left_out_and_what_happened_is_kept(level: str, event: dict[str, Any], kept: bool) -> None:
+    record = logging.LogRecord("x", logging.getLevelNamesMapping()[level.upper()], "", 0, event, None, None)
+    assert RoutineFilter().filter(record) is kept
+
+
+def test_beats_ticks_are_routine_and_its_warnings_are_not() -> None:
+    tick = logging.LogRecord("celery.beat", logging.INFO, "", 0, "Scheduler: Sending due task %s (%s)", None, None)
+    start = logging.LogRecord("celery.beat", logging.INFO, "", 0, "beat: Starting...", None, None)
+    assert (RoutineFilter().filter(tick), RoutineFilter().filter(start)) == (False, True)
+
+
+def test_at_debug_nothing_is_left_out() -> None:
+    assert logging_config("json", "DEBUG")["handlers"]["stderr"]["filters"] == []
+    assert logging_config("json", "INFO")["handlers"]["stderr"]["filters"] == ["routine"]
