@@ -131,8 +131,8 @@ def login(page: Any, base_url: str, user: str, password: str) -> None:
 
 
 def screenshot(page: Any, name: str, *, full_page: bool = False) -> Path:
-    """A picture: into ``docs/images`` with ZANTARA_UPDATE_SCREENSHOTS=1, else into ``test-results``."""
-    update = os.environ.get("ZANTARA_UPDATE_SCREENSHOTS") == "1"
+    """A picture: into ``docs/images`` with ZANTARA_TEST_UPDATE_SCREENSHOTS=1, else into ``test-results``."""
+    update = os.environ.get("ZANTARA_TEST_UPDATE_SCREENSHOTS") == "1"
     folder = ROOT / "docs" / "images" if update else ROOT / "test-results"
     folder.mkdir(parents=True, exist_ok=True)
     page.evaluate("document.fonts.ready.then(() => true)")

@@ -23,7 +23,7 @@ class Asker:
     path: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one is made per request, and freezing takes three times as long
 class Window:
     """One window of a policy after the decision. ``number`` 0 is the limit itself, 1 its burst pair.
 
@@ -47,7 +47,7 @@ class Window:
         return max(0, self.limit - self.used)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, like its windows
 class Decision:
     """``windows`` are the enforced ones; ``would_deny`` names shadow policies that would have denied."""
 

@@ -9,7 +9,7 @@ import redis
 import structlog
 
 from ratelimits.config import LimitsConfig
-from ratelimits.decision import BUILT_IN, DEFAULT_ROLE, Applied, Policy, PolicySet, applicable, key_material
+from ratelimits.decision import BUILT_IN, Applied, Policy, PolicySet, applicable, key_material
 from ratelimits.window import bucket_width
 
 from . import keys
@@ -18,10 +18,14 @@ from .local import LocalWindows, share
 from .outcome import Asker, Decision, Window
 from .publication import read, tag_of, version_of
 from .script import DECIDE, PUBLISH
-from .store import Argument, AsyncStore, Store
+from .store import Argument, AsyncStore, Call, Store
 
 log = structlog.get_logger(__name__)
 
+#: Callers (with their paths) whose plans are kept; all are forgotten when there are more. A few MB when full, so
+#: long paths, which a caller may make up, are planned anew each time.
+MOST_PLANS = 2000
+LONGEST_PATH = 200
 #: How often one request may learn of a newer set, or put the set back, before it gives the store up.
 MOST_ATTEMPTS = 5
 
@@ -32,14 +36,13 @@ class _Unsettled(redis.RedisError):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """One call of the script under one policy set."""
+    """What one caller's requests ask of the store under one policy set."""
 
     policies: PolicySet
     applied: Applied
     windows: tuple[Window, ...]
     caller: bytes
-    keys: list[str]
-    args: list[Argument]
+    call: Call
 
 
 class Limiter:
@@ -58,7 +61,7 @@ class Limiter:
         self._lock = threading.Lock()
         self._policies = BUILT_IN
         self._tag = tag_of(BUILT_IN)
-        self._by_role: dict[str, tuple[Policy, ...]] = {}
+        self._plans: dict[tuple[str, str, str, str], _Plan] = {}
         self.breaker = Breaker()
 
     @property
@@ -76,14 +79,14 @@ class Limiter:
             return self._without_store(asker)
         try:
             for _ in range(MOST_ATTEMPTS):
-                tag, plan = self._plan(asker)
-                answer = self._store.call(DECIDE, plan.keys, [tag, *plan.args])
+                plan = self._plan(asker)
+                answer = self._store.run(plan.call)
                 if not self._is_stale(plan, answer):
                     self.breaker.succeeded()
                     return self._conclude(plan, asker, answer)
                 publish = self._reconcile(plan, answer)
                 if publish is not None:
-                    self._store.call(PUBLISH, [keys.POLICY_SET], publish)
+                    self._store.run(publish)
             raise _Unsettled("the policy set did not settle")
         except (redis.RedisError, OSError) as error:
             self._note_failure(error)
@@ -95,14 +98,14 @@ class Limiter:
             return self._without_store(asker)
         try:
             for _ in range(MOST_ATTEMPTS):
-                tag, plan = self._plan(asker)
-                answer = await self._astore.call(DECIDE, plan.keys, [tag, *plan.args])
+                plan = self._plan(asker)
+                answer = await self._astore.run(plan.call)
                 if not self._is_stale(plan, answer):
                     self.breaker.succeeded()
                     return self._conclude(plan, asker, answer)
                 publish = self._reconcile(plan, answer)
                 if publish is not None:
-                    await self._astore.call(PUBLISH, [keys.POLICY_SET], publish)
+                    await self._astore.run(publish)
             raise _Unsettled("the policy set did not settle")
         except (redis.RedisError, OSError) as error:
             self._note_failure(error)
@@ -118,17 +121,23 @@ class Limiter:
 
     # --- one call of the script ---------------------------------------------------------------
 
-    def _plan(self, asker: Asker) -> tuple[str, _Plan]:
-        with self._lock:
-            policies, tag, by_role = self._policies, self._tag, self._by_role
-        mine = by_role.get(asker.role)
-        if mine is None:
-            mine = tuple(p for p in policies.policies if p.role in (asker.role, DEFAULT_ROLE))
-            if len(by_role) < 1000:  # made-up roles must not fill the memory
-                by_role[asker.role] = mine
-        applied = applicable(mine, role=asker.role, subject=asker.subject, path=asker.path)
+    def _plan(self, asker: Asker) -> _Plan:
+        who = (asker.role, asker.subject, asker.address, asker.path)
+        plan = self._plans.get(who)
+        if plan is None:
+            with self._lock:
+                policies, tag, plans = self._policies, self._tag, self._plans
+            plan = self._new_plan(asker, policies, tag)
+            if len(asker.path) <= LONGEST_PATH:
+                if len(plans) >= MOST_PLANS:
+                    plans.clear()
+                plans[who] = plan  # of the set that it was made for: a newer set comes with a dictionary of its own
+        return plan
+
+    def _new_plan(self, asker: Asker, policies: PolicySet, tag: str) -> _Plan:
+        applied = applicable(policies.policies, role=asker.role, subject=asker.subject, path=asker.path)
         windows: list[Window] = []
-        counters, usages, args = [keys.POLICY_SET], [], list[Argument]((1, len(applied.policies)))
+        counters, usages, args = [keys.POLICY_SET], [], list[Argument]((tag, 1, len(applied.policies)))
         caller = b""
         for policy in applied.policies:
             pairs = _windows(policy)
@@ -143,7 +152,7 @@ class Limiter:
                 counters.append(keys.counter(policy.id, window.number, text))
                 args += (window.limit, bucket_width(window.seconds))
             windows += pairs
-        return tag, _Plan(policies, applied, tuple(windows), caller, counters + usages, args)
+        return _Plan(policies, applied, tuple(windows), caller, Call(DECIDE, counters + usages, args))
 
     @staticmethod
     def _is_stale(plan: _Plan, answer: object) -> bool:
@@ -157,25 +166,31 @@ class Limiter:
 
     @staticmethod
     def _conclude(plan: _Plan, asker: Asker, answer: list[int]) -> Decision:
-        seen = [
-            replace(window, used=answer[at], reset_us=answer[at + 1], wait_us=answer[at + 2])
-            for window, at in zip(plan.windows, range(1, len(answer), 3), strict=True)
-        ]
-        enforced = tuple(window for window in seen if window.policy.enforced)
-        would_deny = {w.policy.name: None for w in seen if w.wait_us and not w.policy.enforced}
+        enforced: list[Window] = []
+        would_deny: tuple[str, ...] = ()
+        at = 1
+        for window in plan.windows:
+            policy, wait = window.policy, answer[at + 2]
+            if policy.enforced:
+                enforced.append(
+                    Window(policy, window.number, window.limit, window.seconds, answer[at], answer[at + 1], wait)
+                )
+            elif wait:
+                would_deny = (policy.name,)
+            at += 3
         return Decision(
-            allowed=bool(answer[0]),
-            source="store" if enforced else "none",
-            version=plan.policies.version,
-            asker=asker,
-            policy=plan.applied.enforced,
-            windows=enforced,
-            would_deny=tuple(would_deny),
-            caller=plan.caller,
+            bool(answer[0]),
+            "store" if enforced else "none",
+            plan.policies.version,
+            asker,
+            plan.applied.enforced,
+            tuple(enforced),
+            would_deny,
+            plan.caller,
         )
 
-    def _reconcile(self, plan: _Plan, answer: list[bytes]) -> list[Argument] | None:
-        """Learn of the set in the store; where it holds none or an older one, the arguments that put ours back."""
+    def _reconcile(self, plan: _Plan, answer: list[bytes]) -> Call | None:
+        """Learn of the set in the store; where it holds none or an older one, the call that puts ours back."""
         tag, text = answer[1], answer[2]
         with self._lock:
             if version_of(tag) >= max(1, self._policies.version):
@@ -183,13 +198,13 @@ class Limiter:
                     self._policies = read(tag, text)
                 except ValueError as error:
                     raise _Unsettled("the published policy set cannot be read") from error
-                self._tag, self._by_role = tag.decode(), {}
+                self._tag, self._plans = tag.decode(), {}
                 return None
             ours = self._policies
         if ours is not plan.policies:
             return None  # another thread has learned of a newer one since this question was put
         log.warning("policies_republished", version=ours.version, found=version_of(tag))
-        return [ours.version, tag_of(ours), ours.to_json()]
+        return Call(PUBLISH, [keys.POLICY_SET], [ours.version, tag_of(ours), ours.to_json()])
 
     # --- without the store --------------------------------------------------------------------
 

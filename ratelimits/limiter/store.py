@@ -24,6 +24,27 @@ from .script import Script
 
 Argument = str | bytes | int
 
+
+class Call:
+    """One run of a script, packed for the wire once: the same question is asked again and again."""
+
+    __slots__ = ("_arguments", "_script", "by_digest")
+
+    def __init__(self, script: Script, keys: list[str], args: list[Argument]) -> None:
+        self._script, self._arguments = script, [len(keys), *keys, *args]
+        self.by_digest = _pack("EVALSHA", script.sha, *self._arguments)
+
+    def in_full(self) -> bytes:
+        """With the script's text, for a server that has forgotten it."""
+        return _pack("EVAL", self._script.text, *self._arguments)
+
+
+def _pack(*parts: Argument) -> bytes:
+    """A command in RESP2."""
+    texts = [part if isinstance(part, bytes) else str(part).encode() for part in parts]
+    return b"*%d\r\n" % len(texts) + b"".join(b"$%d\r\n%s\r\n" % (len(text), text) for text in texts)
+
+
 #: Part of the time limit that connecting may take; the answer gets the rest.
 CONNECT_SHARE = 0.4
 
@@ -44,6 +65,7 @@ class Store:
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
         self._pool = redis.ConnectionPool.from_url(url, **_options(timeout_seconds), retry=Retry(NoBackoff(), 0))
+        self._connect_seconds = timeout_seconds * CONNECT_SHARE
         self._at_once_seconds = timeout_seconds / 10
         self._mine = threading.local()
 
@@ -54,15 +76,15 @@ class Store:
             self._mine.connection, self._mine.pid = connection, os.getpid()
         return connection
 
-    def call(self, script: Script, keys: list[str], args: list[Argument]) -> Any:
+    def run(self, call: Call) -> Any:
         """Run a script in one round trip; two where the server has forgotten it (restart, SCRIPT FLUSH)."""
         connection = self._connection()
         known = connection._sock is not None
         began = time.monotonic()
         try:
-            return self._send(connection, "EVALSHA", script.sha, len(keys), *keys, *args)
+            return self._send(connection, call.by_digest)
         except redis.exceptions.NoScriptError:
-            return self._send(connection, "EVAL", script.text, len(keys), *keys, *args)
+            return self._send(connection, call.in_full())
         except redis.exceptions.TimeoutError:
             raise
         except redis.exceptions.ConnectionError:
@@ -70,12 +92,27 @@ class Store:
                 raise
             # The server closed a connection that was idle (it was restarted, or has a time limit): a new one,
             # once. If the old server counted before it died, the request is counted twice: on the safe side.
-            return self._send(connection, "EVAL", script.text, len(keys), *keys, *args)
+            return self._send(connection, call.in_full())
 
-    @staticmethod
-    def _send(connection: Any, *command: Argument) -> Any:
-        connection.send_packed_command(connection.pack_command(*command))
+    def _send(self, connection: Any, packed: bytes) -> Any:
+        if connection._sock is None:
+            self._connect(connection)
+        connection.send_packed_command([packed])
         return connection.read_response()
+
+    def _connect(self, connection: Any) -> None:
+        """Connect, waiting for room in the queue of a UNIX socket: where many threads connect at once the system
+        answers EAGAIN at once instead of waiting, and that is no store that is away."""
+        until, pause = time.monotonic() + self._connect_seconds, 0.0005
+        while True:
+            try:
+                connection.connect()
+                return
+            except redis.exceptions.ConnectionError as error:
+                if not isinstance(error.__context__, BlockingIOError) or time.monotonic() + pause > until:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 2, 0.01)
 
     def close(self) -> None:
         """Close the calling thread's connection."""
@@ -98,8 +135,8 @@ class AsyncStore:
         self._pool: Any = aredis.ConnectionPool.from_url(url, **options, retry=AsyncRetry(NoBackoff(), 0))
         self._lines: WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = WeakKeyDictionary()
 
-    async def call(self, script: Script, keys: list[str], args: list[Argument]) -> Any:
-        """Run a script in one round trip; two where the server has forgotten it (restart, SCRIPT FLUSH)."""
+    async def run(self, call: Call) -> Any:
+        """The same, waiting for its answer without holding up the loop."""
         loop = asyncio.get_running_loop()
         expires_at = loop.time() + self._timeout_seconds
         line = self._lines.get(loop)
@@ -107,9 +144,9 @@ class AsyncStore:
         if line is None or not line.alive:
             line = self._lines[loop] = _Line(self._pool.make_connection())
         try:
-            return await line.ask(expires_at, "EVALSHA", script.sha, len(keys), *keys, *args)
+            return await line.ask(expires_at, call.by_digest)
         except redis.exceptions.NoScriptError:
-            return await line.ask(expires_at, "EVAL", script.text, len(keys), *keys, *args)
+            return await line.ask(expires_at, call.in_full())
         except redis.exceptions.TimeoutError:
             raise
         except redis.exceptions.ConnectionError:
@@ -118,7 +155,7 @@ class AsyncStore:
             # as in Store.call: the server has closed the connection since it was last used
             if self._lines.get(loop) is line:
                 self._lines[loop] = _Line(self._pool.make_connection())
-            return await self._lines[loop].ask(expires_at, "EVAL", script.text, len(keys), *keys, *args)
+            return await self._lines[loop].ask(expires_at, call.in_full())
 
     async def close(self) -> None:
         """Close this loop's connection."""
@@ -137,15 +174,14 @@ class _Line:
         self._unanswered: deque[asyncio.Future[Any]] = deque()
         self._reader: asyncio.Task[None] | None = asyncio.create_task(self._read())
 
-    async def ask(self, expires_at: float, *command: Argument) -> Any:
+    async def ask(self, expires_at: float, packed: bytes) -> Any:
         """Send a command and wait for its answer until ``expires_at`` by the loop's clock."""
         if not self.alive:
             raise redis.exceptions.ConnectionError("the connection is closed")
-        packed = self._connection.pack_command(*command)
         if self._unsent is None:
-            self._connection._writer.writelines(packed)
+            self._connection._writer.write(packed)
         else:
-            self._unsent += packed
+            self._unsent.append(packed)
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Any] = loop.create_future()
         self._unanswered.append(answer)
