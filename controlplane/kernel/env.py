@@ -1,7 +1,7 @@
 """Typed readers of environment variables: nonsense is refused, never guessed at.
 
-    ZANTARA_X           the value
-    ZANTARA_X_FILE      for secrets: a file that holds the value (its trailing newline is not part of it)
+ZANTARA_X           the value
+ZANTARA_X_FILE      for secrets: a file that holds the value (its trailing newline is not part of it)
 """
 
 from __future__ import annotations

@@ -35,9 +35,7 @@ class Registry(Generic[T]):
             return self._entries[name]
         except KeyError:
             known = ", ".join(sorted(self._entries)) or "none"
-            raise ConfigurationError(
-                f"There is no {self.what} named {name!r}.", remedy=f"Known: {known}."
-            ) from None
+            raise ConfigurationError(f"There is no {self.what} named {name!r}.", remedy=f"Known: {known}.") from None
 
     def __iter__(self) -> Iterator[T]:
         return iter(list(self._entries.values()))
