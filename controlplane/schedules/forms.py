@@ -104,6 +104,11 @@ class PeriodicTaskForm(WhenForm, forms.ModelForm):  # type: ignore[type-arg]  # 
         fields = (
             "name", "enabled", "description", "args", "kwargs", "queue", "expire_seconds", "start_time", "one_off",
         )  # fmt: skip
+        help_texts = {  # noqa: RUF012  (Django reads a plain dictionary here)
+            "name": "What this schedule is called in lists and messages.",
+            "enabled": "Off: it does not run until it is switched on again.",
+            "description": "What it is for, for the next reader.",
+        }
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -117,6 +122,8 @@ class PeriodicTaskForm(WhenForm, forms.ModelForm):  # type: ignore[type-arg]  # 
                 theme_widget(self.fields[name])
         if "zone" in self.fields:
             self.fields["zone"].widget.attrs["list"] = "zt-time-zones"
+        if "description" in self.fields:
+            self.fields["description"].widget.attrs["rows"] = 3
 
     def _fill(self, task: PeriodicTask) -> None:
         self.initial.setdefault("job", task.task)
