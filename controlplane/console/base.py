@@ -235,7 +235,10 @@ def action(
     url_path: str | None = None,
     navigates: bool = False,
 ) -> Callable[[Callable[..., HttpResponse | None]], Any]:
-    """A button of a list, a row or a form, with its own permission (``app.codename``, or ``change`` and so on).
+    """A button of a list, a row or a form, with its own permission: ``x`` asks ``has_x_permission`` of the class.
+
+    ``app.codename`` is refused: the theme looks such a name up in the database while system checks run, and those
+    run before there is a database.
 
     With a ``dialog`` the function is called as ``f(self, request, form, object_id=…)`` once the form is
     valid (``object_id`` for rows and forms only). It may answer nothing: the page that showed the button
@@ -245,6 +248,10 @@ def action(
     """
     if dialog is not None and navigates:
         raise ConfigurationError("An action either asks in a dialog or navigates.")
+    if "." in permission:
+        raise ConfigurationError(
+            f"An action's permission is a bare name, not {permission}.", remedy="Define has_…_permission on the class."
+        )
 
     def decorate(function: Callable[..., HttpResponse | None]) -> Any:
         @wraps(function)

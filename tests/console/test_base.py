@@ -47,10 +47,13 @@ class ThingAdmin(OpsModelAdmin[Group]):
     actions_row = ("ask", "refuse")
     actions_detail = ("look",)
 
-    @action(permission="auth.change_group", description="Ask", dialog=Dialog("Really?", "It is gone then.", AskForm))
+    @action(permission="ask", description="Ask", dialog=Dialog("Really?", "It is gone then.", AskForm))
     def ask(self, request: HttpRequest, form: AskForm, object_id: str) -> HttpResponse | None:
         done.append((form.cleaned_data["why"], form.cleaned_data["times"], object_id))
         return HttpResponseRedirect("/there/") if form.cleaned_data["kind"] == "b" else None
+
+    def has_ask_permission(self, request: HttpRequest, obj: object = None) -> bool:
+        return request.user.has_perm("auth.change_group")
 
     @action(permission="change", description="Refuse", dialog=Dialog("Sure?"))
     def refuse(self, request: HttpRequest, form: DialogForm, object_id: str) -> None:
@@ -142,6 +145,8 @@ def test_a_link_never_acts_unless_it_only_navigates(group: Group) -> None:
     assert client.get(url_of("look", group))["Location"] == "/looked/"
     with pytest.raises(ConfigurationError):
         action(permission="change", description="x", dialog=Dialog("?"), navigates=True)
+    with pytest.raises(ConfigurationError):
+        action(permission="auth.change_group", description="x")
 
 
 def test_an_action_of_the_list_gets_the_chosen_rows(group: Group) -> None:

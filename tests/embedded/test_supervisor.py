@@ -76,7 +76,7 @@ def test_a_wanted_stop_ends_all_with_exit_code_zero(run: Run, number: signal.Sig
     children = stack.children()
     assert sorted(children) == ["beat", "redis", "web"]
     stack.process.send_signal(number)
-    assert stack.wait(3) == 0
+    assert stack.wait(10) == 0  # what the stack promises
     assert all(gone(pid) for pid in children.values())
     assert stack.children() == {}
 
@@ -182,4 +182,4 @@ def test_children_end_when_the_supervisor_is_killed(run: Run) -> None:
     wait_line(stack, "ready")
     children = stack.children()
     stack.process.kill()
-    wait_for(lambda: all(gone(pid) for pid in children.values()), 3, "the children's end")
+    wait_for(lambda: all(gone(pid) for pid in children.values()), 10, "the children's end")

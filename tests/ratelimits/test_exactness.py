@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -79,10 +79,12 @@ def test_a_hundred_coroutines_let_exactly_the_limit_through(redis_url: str, redi
 
 
 def test_two_thousand_coroutines_of_one_moment_do_not_look_like_a_store_that_is_away(
-    redis_url: str, redis_client: redis.Redis
+    redis_server_factory: Callable[[], Any],
 ) -> None:
+    server = redis_server_factory()  # its own: its clients are counted
+    redis_client = server.client()
     put(redis_client, 1, policy(50, 900))
-    limiter = Limiter(config(redis_url))
+    limiter = Limiter(config(server.url))
 
     async def all_at_once() -> list[Any]:
         decisions = await asyncio.gather(*(limiter.adecide(ANYBODY) for _ in range(2000)))

@@ -225,10 +225,12 @@ def test_a_restarted_redis_costs_nobody_a_decision(redis_server_factory: Server)
 
 
 def test_a_connection_that_the_server_closed_is_opened_again_within_the_decision(
-    redis_url: str, redis_client: redis.Redis
+    redis_server_factory: Callable[[], Any],
 ) -> None:
+    server = redis_server_factory()  # its own: on the shared one the clients of other tests would be closed too
+    redis_client = server.client()
     put(redis_client, 1, policy(50, 900))
-    limiter = Limiter(config(redis_url))
+    limiter = Limiter(config(server.url))
     assert counted(limiter, 2) == 2
     for _ in range(3):
         assert int(redis_client.client_kill_filter(_type="normal", skipme=True)) >= 1
@@ -236,9 +238,11 @@ def test_a_connection_that_the_server_closed_is_opened_again_within_the_decision
     assert limiter.breaker_state == "closed"
 
 
-def test_an_async_connection_that_the_server_closed_is_opened_again(redis_url: str, redis_client: redis.Redis) -> None:
+def test_an_async_connection_that_the_server_closed_is_opened_again(redis_server_factory: Callable[[], Any]) -> None:
+    server = redis_server_factory()
+    redis_client = server.client()
     put(redis_client, 1, policy(50, 900))
-    limiter = Limiter(config(redis_url))
+    limiter = Limiter(config(server.url))
 
     async def calls() -> list[str]:
         sources = []
