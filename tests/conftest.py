@@ -40,7 +40,7 @@ def django_db_modify_db_settings() -> None:
 
 @pytest.fixture
 def redis_url() -> str:
-    """This worker's own Redis database, emptied."""
+    """This worker's own Redis, emptied."""
     url = os.environ["ZANTARA_REDIS_URL"]
     with redis.Redis.from_url(url) as client:
         client.flushdb()

@@ -1,17 +1,17 @@
 """Real servers for the whole run: loaded before Django's settings are read.
 
-The controlling process starts one Redis (and, on request, one PostgreSQL) in a temporary folder; every
-xdist worker uses a database of its own on it. Nothing listens on a TCP port.
+Every process that runs tests starts a Redis of its own, so that no test sees another's clients, counters or
+FLUSHALL; the controlling process starts, on request, one PostgreSQL. Nothing listens on a TCP port.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -34,7 +34,7 @@ def start_redis(folder: Path, *extra: str) -> tuple[subprocess.Popen[bytes], Pat
     sock = folder / "redis.sock"
     process = subprocess.Popen(
         [redis_binary(), "--port", "0", "--unixsocket", str(sock), "--save", "", "--appendonly", "no",
-         "--databases", "32", "--dir", str(folder), "--loglevel", "warning", "--daemonize", "no", *extra],
+         "--dir", str(folder), "--loglevel", "warning", "--daemonize", "no", *extra],
         stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     import redis
@@ -116,27 +116,33 @@ def _shut_down() -> None:
             process.wait(10)
         except subprocess.TimeoutExpired:
             process.kill()
-    shutil.rmtree(os.environ["ZANTARA_TEST_ROOT"], ignore_errors=True)
+    if IS_WORKER:
+        return
+    root = Path(os.environ["ZANTARA_TEST_ROOT"])
+    for mark in root.glob("redis-*/pid"):  # of workers that were killed
+        with contextlib.suppress(ProcessLookupError, ValueError):
+            os.kill(int(mark.read_text()), signal.SIGKILL)
+    shutil.rmtree(root, ignore_errors=True)
 
 
 def _prepare_environment() -> None:
     for name in [n for n in os.environ if n.startswith("ZANTARA_") and not n.startswith("ZANTARA_TEST_")]:
         del os.environ[name]
     if not IS_WORKER:
-        root = Path(tempfile.mkdtemp(prefix="zt-test-"))
-        os.environ["ZANTARA_TEST_ROOT"] = str(root)
-        atexit.register(_shut_down)
-        if "--help" not in sys.argv and "--version" not in sys.argv:
-            _stop.append(start_redis(root)[0])
-            if os.environ.get("ZANTARA_TEST_DATABASE") == "postgres":
-                os.environ["ZANTARA_TEST_DATABASE_URL"] = _start_postgres(root)
+        os.environ["ZANTARA_TEST_ROOT"] = tempfile.mkdtemp(prefix="zt-test-")
     root = Path(os.environ["ZANTARA_TEST_ROOT"])
-    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
-    data = root / f"data-{worker or 'main'}"
-    data.mkdir(exist_ok=True)
-    number = int(worker.removeprefix("gw")) + 1 if worker else 0
+    atexit.register(_shut_down)
+    name = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    data, folder = root / f"data-{name}", root / f"redis-{name}"
+    data.mkdir()
+    folder.mkdir()
+    process, sock = start_redis(folder)
+    _stop.append(process)
+    (folder / "pid").write_text(str(process.pid))
+    if not IS_WORKER and os.environ.get("ZANTARA_TEST_DATABASE") == "postgres":
+        os.environ["ZANTARA_TEST_DATABASE_URL"] = _start_postgres(root)
     os.environ["ZANTARA_DATA_DIR"] = str(data)
-    os.environ["ZANTARA_REDIS_URL"] = f"unix://{root}/redis.sock?db={number}"
+    os.environ["ZANTARA_REDIS_URL"] = f"unix://{sock}?db=0"
     os.environ["ZANTARA_LOG_LEVEL"] = "WARNING"
     if "ZANTARA_TEST_DATABASE_URL" in os.environ:
         os.environ["ZANTARA_DATABASE_URL"] = os.environ["ZANTARA_TEST_DATABASE_URL"]
