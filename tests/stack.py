@@ -28,11 +28,6 @@ ROOT = Path(__file__).resolve().parents[1]
 READY_SECONDS = 90.0
 
 
-def _hear_hangups() -> None:
-    """The stack leaves SIGHUP ignored where it finds it so, as under nohup: here it must hear it."""
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
-
 def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -115,7 +110,6 @@ class Stack:
         self._process = subprocess.Popen(
             self._command, cwd=ROOT, env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
-            preexec_fn=_hear_hangups,
         )  # fmt: skip
         threading.Thread(target=self._collect, args=(self._process, self._lines), daemon=True).start()
         return self

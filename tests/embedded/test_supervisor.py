@@ -28,6 +28,14 @@ Run = Callable[..., Stack]
 
 
 @pytest.fixture
+def hears_hangups() -> Iterator[None]:
+    """A stack leaves SIGHUP ignored where it finds it so, and so may this run have been started, by nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.fixture
 def run(tmp_path: Path) -> Iterator[Run]:
     started: list[Stack] = []
 
@@ -70,7 +78,7 @@ def test_what_is_for_the_operator_alone_reaches_no_log(run: Run, tmp_path: Path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_wanted_stop_ends_all_with_exit_code_zero(run: Run, number: signal.Signals) -> None:
+def test_a_wanted_stop_ends_all_with_exit_code_zero(hears_hangups: None, run: Run, number: signal.Signals) -> None:
     stack = run(redis=SLEEP, web=SLEEP, beat=SLEEP)
     wait_line(stack, "ready")
     children = stack.children()
@@ -168,7 +176,7 @@ def test_a_redis_that_dies_at_its_start_is_reported_with_its_last_line(run: Run)
 
 
 def test_the_stack_is_ready_only_when_every_child_is(run: Run, tmp_path: Path) -> None:
-    slow = "import time; time.sleep(1); open('web.ready', 'w').close(); print('now', flush=True); time.sleep(600)"
+    slow = "import time; time.sleep(1); print('now', flush=True); open('web.ready', 'w').close(); time.sleep(600)"
     stack = run(web=slow, beat=SLEEP)
     wait_line(stack, "ready")
     lines = stack.lines()
