@@ -38,6 +38,13 @@ def django_db_modify_db_settings() -> None:
         database.setdefault("TEST", {})["NAME"] = f"test_zantara_{worker}"
 
 
+@pytest.fixture(scope="session")
+def django_db_keepdb() -> bool:
+    """The servers and folders of a run are thrown away whole; dropping a database would wait for every thread's
+    connection to it, those of an event loop's executor among them."""
+    return True
+
+
 @pytest.fixture
 def redis_url() -> str:
     """This worker's own Redis, emptied."""

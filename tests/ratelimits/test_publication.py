@@ -263,7 +263,8 @@ def test_reconcile_replaces_a_lower_version_without_raising_its_own(
     profile: RateLimitProfile, redis_client: redis.Redis
 ) -> None:
     version = PolicyVersion.current() + 5
-    PolicyVersion.raise_by_one(above=version - 1)
+    with transaction.atomic():
+        PolicyVersion.raise_by_one(above=version - 1)
     assert policies.version_in_force() == version - 5
     assert policies.reconcile() == policies.Publication("in_force", version)
 
