@@ -99,8 +99,8 @@ class ProfileAdmin(HistoryModelAdmin[RateLimitProfile]):
     search_fields = ("role", "route_prefix", "subject", "message", "note")
     search_help_text = "Role, route prefix, subject, message or note"
     empty_state = (
-        "No profiles yet, so the limits built into the code hold. Run “manage.py bootstrap” for the usual five, "
-        "or add the first one: a role, and how many requests it may make per window."
+        "No profiles, so nobody is limited. Add the first one: a role (“default” is everybody), and how many requests "
+        "it may make per window."
     )
     readonly_fields = ("consequence_shown",)
     radio_fields = {"key": admin.VERTICAL, "fail_mode": admin.VERTICAL}  # noqa: RUF012  (Django's own style)

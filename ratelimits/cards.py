@@ -69,7 +69,7 @@ STEPS = (
         label="Say who may call how often",
         is_done=_has_profiles,
         url=_changelist,
-        help="There are no profiles; the limits built into the code hold. manage.py bootstrap makes the usual five.",
+        help="No profile is active, so nobody is limited. Add or activate one.",
     ),
     SetupStep(
         name="limits.in_force",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 from controlplane.kernel.env import parse_duration
@@ -39,7 +40,7 @@ def parse_words(text: str) -> int:
             raise ValueError(f"“{text}” is not a duration; write 15m, 1h, 1 h 30 min or 900 (seconds)")
         total += parse_duration(match[1] + _SHORT[match[2]])
         rest = rest[match.end() :]
-    if total != int(total):
+    if not math.isfinite(total) or total != int(total):
         raise ValueError(f"“{text}” is not a whole number of seconds")
     return int(total)
 

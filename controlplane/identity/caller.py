@@ -6,7 +6,7 @@ per request and only when somebody asks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,6 +20,8 @@ from .tokens import Claims, verify
 
 _CLIENT, _CLAIMS, _CALLER = "_zantara_client", "_zantara_claims", "_zantara_caller"
 
+#: Stands for a header that is there and empty: no address.
+_UNREADABLE = "unreadable"
 #: What a proxy leaves behind. X-Forwarded-For is the only one that is ever believed.
 _SIGNS_OF_A_PROXY = ("HTTP_X_FORWARDED_FOR", "HTTP_FORWARDED", "HTTP_X_REAL_IP", "HTTP_VIA")
 
@@ -48,7 +50,7 @@ def client_of(request: HttpRequest) -> Client:
         peer = meta.get("REMOTE_ADDR") or ""
         client = resolve_client(
             peer,
-            meta.get("HTTP_X_FORWARDED_FOR", ""),
+            _forwarded_for(meta),
             trusted=trust.networks,
             ipv6_prefix=trust.ipv6_prefix,
             peer_is_local_socket=trust.local_socket,
@@ -56,6 +58,14 @@ def client_of(request: HttpRequest) -> Client:
         )
         setattr(request, _CLIENT, client)
     return client
+
+
+def _forwarded_for(meta: Mapping[str, Any]) -> str:
+    """The header's text. A server that meets bytes outside ASCII hands on an empty one (granian does): a trusted
+    proxy then said something that nobody can read, and its own address must not be taken for the client's.
+    """
+    text: str | None = meta.get("HTTP_X_FORWARDED_FOR")
+    return "" if text is None else text if text.strip() else _UNREADABLE
 
 
 def is_loopback(request: HttpRequest) -> bool:
@@ -71,7 +81,9 @@ def claims_of(request: HttpRequest) -> Claims | None:
     try:
         claims: Claims | None = getattr(request, _CLAIMS)
     except AttributeError:
-        token = bearer_token(request.META.get("HTTP_AUTHORIZATION", ""))
+        header = request.META.get("HTTP_AUTHORIZATION")
+        # There and empty: bytes that the server could not read. Not anonymous; no token is as bad as that one.
+        token = None if header is None else bearer_token(header) if header.strip() else ""
         claims = None if token is None else verify(token)
         setattr(request, _CLAIMS, claims)
     return claims
@@ -79,8 +91,8 @@ def claims_of(request: HttpRequest) -> Claims | None:
 
 def bearer_token(authorization: str) -> str | None:
     """The token in an Authorization header; None if the header is absent or of another scheme."""
-    scheme, _, token = authorization.strip().partition(" ")
-    return token.strip() if scheme.lower() == "bearer" else None
+    scheme, *rest = authorization.split(None, 1) or [""]
+    return "".join(rest).strip() if scheme.lower() == "bearer" else None
 
 
 def caller_of(request: HttpRequest) -> Caller:

@@ -39,7 +39,8 @@ def ensure_local_secrets(env: Env | None = None) -> None:
         return
     folder = data_dir(env) / "secrets"
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)  # the mode is for the last part alone
+        folder.mkdir(mode=0o700, exist_ok=True)
         for name in NAMES:
             _write_once(folder / name)
     except OSError as error:

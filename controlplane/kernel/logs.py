@@ -159,6 +159,8 @@ class RoutineFilter(logging.Filter):
     """Leaves routine out at INFO, so that what an operator reads is what happened. DEBUG shows everything."""
 
     def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.startswith("django.security."):
+            record.exc_info = None  # a stranger's wrong Host is one line, not thirty; the traceback is always Django's
         if record.levelno != logging.INFO:
             return True
         if isinstance(record.msg, dict):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import available_timezones
 
@@ -13,6 +14,7 @@ from django.core.exceptions import ValidationError
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from controlplane.console.base import theme_widget
+from controlplane.kernel import clock
 from controlplane.kernel.registry import schedules
 
 from . import rows
@@ -22,6 +24,10 @@ PERIODS = (("seconds", "seconds"), ("minutes", "minutes"), ("hours", "hours"), (
 #: A century; beyond it date arithmetic, ours and beat's, leaves the calendar.
 LONGEST_DAYS = 36_525
 _SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 def job_choices(present: str = "") -> list[tuple[str, str]]:
@@ -138,6 +144,13 @@ class PeriodicTaskForm(WhenForm, forms.ModelForm):  # type: ignore[type-arg]  # 
                 every, period = max(1, every // 1_000_000), "seconds"
             self.initial.update(every=every, period=period)
 
+    def clean_start_time(self) -> datetime | None:
+        """Within reach of date arithmetic, ours and beat's, whatever interval is added."""
+        start: datetime | None = self.cleaned_data["start_time"]
+        if start is not None and abs(start - clock.now()) > timedelta(days=LONGEST_DAYS):
+            raise ValidationError("Within a hundred years of now.")
+        return start
+
     def clean_args(self) -> str:
         return self._json("args", list, "a list, as in [1, 2]", "[]")
 
@@ -147,7 +160,7 @@ class PeriodicTaskForm(WhenForm, forms.ModelForm):  # type: ignore[type-arg]  # 
     def _json(self, name: str, kind: type, wanted: str, empty: str) -> str:
         text = str(self.cleaned_data[name]).strip() or empty
         try:
-            found = json.loads(text)
+            found = json.loads(text, parse_constant=_no_constant)
         except ValueError as problem:
             raise ValidationError(f"This is no JSON: {problem}.") from None
         if not isinstance(found, kind):

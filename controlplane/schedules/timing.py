@@ -31,6 +31,13 @@ class Timing:
 
 def upcoming(task: PeriodicTask, now: datetime, count: int = 5) -> list[Run]:
     """The next runs of the stored schedule, from now on, as if it were enabled."""
+    try:
+        return _upcoming(task, now, count)
+    except OverflowError:  # as in timing()
+        return []
+
+
+def _upcoming(task: PeriodicTask, now: datetime, count: int) -> list[Run]:
     after = max(now, task.start_time - timedelta(microseconds=1)) if task.start_time else now
     if task.interval:
         return next_interval_runs(_every(task.interval), task.last_run_at or task.date_changed, after, count)
@@ -55,7 +62,10 @@ def timing(task: PeriodicTask, now: datetime, run: LastRun | None) -> Timing:
     reference = max(at for at in known if at is not None)
     if task.start_time and task.start_time > reference:
         reference = task.start_time - timedelta(microseconds=1)
-    due, following = _due_and_following(task, reference)
+    try:
+        due, following = _due_and_following(task, reference)
+    except OverflowError:  # a row written past the form, after the last day of the calendar
+        return Timing(None)
     if due is None:
         return Timing(None)
     if due > now:

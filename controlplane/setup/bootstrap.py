@@ -6,9 +6,10 @@ Every step looks first and creates what is missing. What an operator has edited 
 from __future__ import annotations
 
 import fcntl
+import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -66,6 +67,7 @@ def bootstrap(env: Env | None = None) -> BootstrapResult:
     env = env or Env()
     with _alone():
         try:
+            keep_database_private()
             steps = [migrate()]
             with _across_machines():
                 steps += [create_profiles(), create_groups(), create_schedules(), publish()]
@@ -121,6 +123,18 @@ def pending_migrations() -> list[str]:
     return [f"{migration.app_label}.{migration.name}" for migration, _ in plan]
 
 
+def keep_database_private() -> None:
+    """Password hashes and session keys are in it. SQLite gives the files beside it the mode of the database."""
+    if connection.vendor != "sqlite" or connection.is_in_memory_db():  # type: ignore[attr-defined]  # SQLite's own
+        return
+    path = Path(str(connection.settings_dict["NAME"]))
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+    for name in (path, *(path.with_name(path.name + ending) for ending in ("-wal", "-shm"))):
+        with suppress(FileNotFoundError):
+            name.chmod(0o600)
+
+
 def migrate() -> Step:
     with _across_machines():
         pending = pending_migrations()
@@ -145,6 +159,10 @@ def create_profiles() -> Step:
             if row["role"] not in known:
                 RateLimitProfile(window_seconds=SEED_WINDOW_SECONDS, **row).save()
                 created += 1
+    if not RateLimitProfile.objects.filter(active=True).exists():
+        return Step(
+            "profiles", "warning", "no profile is active, so nobody is limited; add or activate one in the admin"
+        )
     return _step("profiles", created, "rate-limit profiles created", "the rate-limit profiles are there")
 
 

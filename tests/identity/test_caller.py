@@ -202,6 +202,16 @@ def test_a_request_that_somebody_forwards_unasked_is_not_local(meta: dict[str, s
     assert is_loopback(request(**meta)) is expected
 
 
+@pytest.mark.parametrize("trusted", [["127.0.0.1"], []])
+def test_a_header_that_the_server_could_not_read_makes_nobody_of_a_trusted_proxys_client(
+    settings: Any, trusted: list[str]
+) -> None:
+    settings.ZANTARA_TRUSTED_PROXIES = trusted
+    asked = request(REMOTE_ADDR="127.0.0.1", HTTP_X_FORWARDED_FOR="")
+    assert client_of(asked).address == ("invalid" if trusted else "127.0.0.1")
+    assert not is_loopback(asked)
+
+
 def test_through_a_trusted_proxy_on_this_machine_only_local_callers_are_local(settings: Any) -> None:
     settings.ZANTARA_TRUSTED_PROXIES = ["127.0.0.1"]
     assert is_loopback(request(HTTP_X_FORWARDED_FOR="127.0.0.1")) is True

@@ -237,7 +237,7 @@ def test_the_list_can_be_searched_and_filtered(boss: Client) -> None:
 
 
 def test_an_empty_list_says_what_to_do(boss: Client) -> None:
-    assert "Run “manage.py bootstrap” for the usual five" in boss.get(reverse(console.LIST)).content.decode()
+    assert "No profiles, so nobody is limited." in boss.get(reverse(console.LIST)).content.decode()
 
 
 def test_activating_in_bulk_saves_each_row_and_leaves_a_clash_alone(boss: Client) -> None:

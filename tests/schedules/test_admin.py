@@ -98,6 +98,14 @@ def test_a_row_more_than_two_periods_late_is_marked_overdue(admin: Client, late_
     assert ("overdue" in shown) is mark
 
 
+def test_a_row_that_begins_after_the_calendar_ends_does_not_break_the_list(admin: Client) -> None:
+    row = make(
+        start_time=datetime(9999, 12, 31, 23, 59, tzinfo=UTC), crontab=None, interval=rows.interval_row(5, "days")
+    )
+    assert "never" in texts(admin.get(LIST))
+    assert "It will not run." in texts(admin.get(f"{LIST}{row.pk}/change/"))
+
+
 def test_a_disabled_row_is_never_overdue_and_a_cron_that_celery_cannot_follow_is_shown_as_broken(
     admin: Client,
 ) -> None:
@@ -201,6 +209,9 @@ def test_saving_without_a_change_keeps_the_last_run(admin: Client) -> None:
         ({"every": "5", "period": "fortnights"}, "fortnights is not one of the available choices"),
         ({"every": "5", "args": "{}"}, "This must be a list"),
         ({"every": "5", "kwargs": "{"}, "This is no JSON"),
+        ({"every": "5", "kwargs": '{"plan": NaN}'}, "NaN is no JSON number"),
+        ({"every": "5", "start_time_0": "9999-12-31", "start_time_1": "23:59:59"}, "Within a hundred years of now."),
+        ({"every": "5", "start_time_0": "0001-01-01", "start_time_1": "00:00:00"}, "Within a hundred years of now."),
         ({"every": "5", "job": "no.such.task"}, "no.such.task is not one of the available choices"),
     ],
 )

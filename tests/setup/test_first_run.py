@@ -32,6 +32,8 @@ def test_from_nothing_to_healthy_and_again_without_a_change(
     assert "+ profiles: 5 rate-limit profiles created" in first.stdout
     assert "= limits: the limits are in force" in first.stdout
     assert first.stderr == ""
+    private = {path.name: oct(path.stat().st_mode & 0o777) for path in (data, data / "controlplane.sqlite3")}
+    assert private == {data.name: "0o700", "controlplane.sqlite3": "0o600"}
 
     again = manage("bootstrap", ZANTARA_ADMIN_PASSWORD="not-used-any-more")
     assert again.returncode == 0, again.stderr
