@@ -11,6 +11,7 @@ from django.http.response import HttpResponseBase
 
 from controlplane.identity.caller import Caller, acaller_of, caller_of, client_of
 from controlplane.kernel.problems import problem_response
+from controlplane.monitoring.metrics import count_decision
 
 from .config import limits_config
 from .headers import QUOTA_EXCEEDED, TEMPORARY_REDUCED_CAPACITY, decision_id, header_fields
@@ -41,6 +42,7 @@ class RateLimitMiddleware:
         if limits_config().is_unlimited(request.path_info):
             return cast("View", self.get_response)(request)
         decision = get_limiter().decide(_asker(request, caller_of(request)))
+        count_decision(decision)
         request.zantara_decision = decision  # type: ignore[attr-defined]  # Django's way to hand things on
         response = cast("View", self.get_response)(request) if decision.allowed else _denial(decision)
         return _with_fields(response, decision)
@@ -49,6 +51,7 @@ class RateLimitMiddleware:
         if limits_config().is_unlimited(request.path_info):
             return await cast("AsyncView", self.get_response)(request)
         decision = await get_limiter().adecide(_asker(request, await acaller_of(request)))
+        count_decision(decision)
         request.zantara_decision = decision  # type: ignore[attr-defined]  # Django's way to hand things on
         response = await cast("AsyncView", self.get_response)(request) if decision.allowed else _denial(decision)
         return _with_fields(response, decision)

@@ -132,7 +132,7 @@ def check_celery(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iter
 def check_sqlite(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterator[CheckMessage]:
     """SQLite holds several processes only with immediate transactions and a write-ahead log."""
     for alias, database in settings.DATABASES.items():
-        if database.get("ENGINE") != "django.db.backends.sqlite3":
+        if not str(database.get("ENGINE")).endswith(".sqlite3"):
             continue
         options = database.get("OPTIONS", {})
         if options.get("transaction_mode") != "IMMEDIATE":

@@ -40,6 +40,9 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         return iter(list(self._entries.values()))
 
+    def names(self) -> list[str]:
+        return list(self._entries)
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 

@@ -22,8 +22,12 @@ class Breaker:
     When closed it takes no lock: a decision must not queue behind another for bookkeeping.
     """
 
-    def __init__(self, monotonic: Callable[[], float] = clock.monotonic) -> None:
+    def __init__(
+        self, monotonic: Callable[[], float] = clock.monotonic, tell: Callable[[State], None] = lambda state: None
+    ) -> None:
+        """``tell`` hears of each change of the state; it is quick and does not raise."""
         self._monotonic = monotonic
+        self._tell = tell
         self._lock = threading.Lock()
         self._errors = 0
         self._open = False
@@ -48,12 +52,16 @@ class Breaker:
             self._probing = True
             # a prober that never reports (its thread was killed) is replaced after one more period
             self._next_probe_at = self._monotonic() + PROBE_EVERY_SECONDS
+            self._tell("half-open")
             return True
 
     def succeeded(self) -> None:
         if self._errors or self._open:
             with self._lock:
+                was_open = self._open
                 self._errors, self._open, self._probing = 0, False, False
+                if was_open:
+                    self._tell("closed")
 
     def failed(self, error: BaseException) -> bool:
         """Note an error; True if this one opened the breaker."""
@@ -64,4 +72,5 @@ class Breaker:
             if opened or self._open:
                 self._open, self._probing = True, False
                 self._next_probe_at = self._monotonic() + PROBE_EVERY_SECONDS
+                self._tell("open")
             return opened

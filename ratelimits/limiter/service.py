@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import redis
 import structlog
 
+from controlplane.monitoring.metrics import count_limiter_error, set_breaker_state
 from ratelimits.config import LimitsConfig
 from ratelimits.decision import BUILT_IN, Applied, Policy, PolicySet, applicable, key_material
 from ratelimits.window import bucket_width
@@ -62,7 +63,8 @@ class Limiter:
         self._policies = BUILT_IN
         self._tag = tag_of(BUILT_IN)
         self._plans: dict[tuple[str, str, str, str], _Plan] = {}
-        self.breaker = Breaker()
+        self.breaker = Breaker(tell=set_breaker_state)
+        set_breaker_state("closed")
 
     @property
     def breaker_state(self) -> State:
@@ -209,6 +211,7 @@ class Limiter:
     # --- without the store --------------------------------------------------------------------
 
     def _note_failure(self, error: BaseException) -> None:
+        count_limiter_error(error)
         if self.breaker.failed(error):
             log.error("limiter_store_lost", error=type(error).__name__)
 
