@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 import traceback
 
-from benchmarks import limiter
+from benchmarks import layers, limiter, restarts, shedding
 
-BENCHMARKS = {"limiter": limiter.main}
+BENCHMARKS = {"limiter": limiter.main, "layers": layers.main, "restarts": restarts.main, "shedding": shedding.main}
 
 
 def main(names: list[str]) -> int:

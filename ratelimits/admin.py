@@ -21,6 +21,7 @@ from controlplane.console.base import Dialog, HistoryModelAdmin, action, badge, 
 from controlplane.kernel.errors import NotAuthentic, Refused, ZantaraError
 
 from . import policies
+from . import shedding_admin as _shedding_admin  # noqa: F401  (registers the shedding policy)
 from .explain import explain_decision
 from .facts import ProfileFacts, facts_of
 from .forms import DurationField, ExplainForm, ProfileForm, ProfileRowForm, ResetCallerForm

@@ -9,8 +9,9 @@ from django.urls import reverse
 from controlplane.kernel.registry import Card, SetupStep
 
 from . import policies
+from .decision import Policy
 from .models import PolicyVersion, RateLimitProfile
-from .usage import usage_of
+from .usage import Usage, usage_of
 from .wording import limit_words
 
 #: Rows on the card; the list in the admin has the rest.
@@ -32,6 +33,7 @@ def use_now() -> dict[str, Any]:
             "limit": limit_words(policy),
             "is_shadow": not policy.enforced,
             "use": usage.get(policy.id),
+            "used_percent": _used_percent(policy, usage.get(policy.id)),
         }
         for policy in active
     ]
@@ -45,6 +47,13 @@ def use_now() -> dict[str, Any]:
         "in_force": in_force,
         "url": _changelist(),
     }
+
+
+def _used_percent(policy: Policy, use: Usage | None) -> int | None:
+    """How much of what its callers may do together in a window was done; None where that has no bound."""
+    if use is None or not policy.requests:
+        return None
+    return min(100, round(100 * use.allowed / (policy.requests * max(1, use.callers))))
 
 
 CARD = Card(name="limits", title="Callers now", template="ratelimits/card.html", context=use_now)

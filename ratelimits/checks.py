@@ -21,6 +21,7 @@ from .login_rate import login_rate
 
 LIMITS = "ratelimits.middleware.RateLimitMiddleware"
 IDENTITY = "controlplane.identity.middleware.IdentityMiddleware"
+SHEDDING = "ratelimits.shedding.middleware.SheddingMiddleware"
 AUTHENTICATION = "django.contrib.auth.middleware.AuthenticationMiddleware"
 
 #: Not shared by processes, or without an atomic increment: a count in them is no limit.
@@ -153,3 +154,38 @@ def check_login_limit(app_configs: Sequence[AppConfig] | None, **kwargs: Any) ->
             wrong.message,
             hint=wrong.remedy or "Correct it.",
         )
+
+
+@checks.register("zantara")
+def check_shedding(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterator[CheckMessage]:
+    """Load shedding stands where it saves something and knows who calls; its settings are numbers and paths."""
+    order = {name: place for place, name in enumerate(settings.MIDDLEWARE)}
+    if SHEDDING not in order:
+        return  # to shed nothing is a choice
+    if order[SHEDDING] < order.get(IDENTITY, len(order)):
+        yield check_error(
+            "zantara.E110",
+            "SheddingMiddleware does not stand behind IdentityMiddleware: it could not tell whom to serve first.",
+            hint=f"Put {IDENTITY} before it.",
+        )
+    if order[SHEDDING] > min(order.get(LIMITS, len(order)), order.get(AUTHENTICATION, len(order))):
+        yield check_warning(
+            "zantara.W110",
+            "SheddingMiddleware stands behind the limiter or AuthenticationMiddleware: a refusal costs what they cost.",
+            hint="Move it directly behind IdentityMiddleware.",
+        )
+    for name in ("ZANTARA_THREADS", "ZANTARA_ASYNC_REQUESTS"):
+        value = getattr(settings, name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            yield check_error(
+                "zantara.E111",
+                f"{name} is {value!r}, which is no number of requests.",
+                hint="Set the number of threads per process (async: of requests begun at once).",
+            )
+    for path in getattr(settings, "ZANTARA_SHEDDING_EXEMPT_PATHS", ()):
+        if not path.startswith("/") or path == "/":
+            yield check_error(
+                "zantara.E112",
+                f"ZANTARA_SHEDDING_EXEMPT_PATHS holds {path!r}: no path, or every path.",
+                hint="Name paths that begin with a slash, for example /livez.",
+            )

@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models, transaction
 from django.db.models import Q
+from django_prometheus.models import ExportModelOperationsMixin
 from simple_history.models import HistoricalRecords
 
 from controlplane.kernel.errors import Refused
 
 from .decision import DEFAULT_ROLE, SEED_WINDOW_SECONDS, Policy, policy_name
+from .shedding_model import LoadSheddingPolicy
+
+__all__ = ["LoadSheddingPolicy", "PolicyVersion", "RateLimitProfile", "StaleProfile"]
 
 #: 31 days: the longest window. A sub-bucket is then half a day, and a counter lives that much longer.
 LONGEST_WINDOW_SECONDS = 31 * 86400
 MOST_REQUESTS = 10_000_000
+
+
+if TYPE_CHECKING:
+
+    class _Counted: ...
+else:
+    #: rows made, changed and deleted, for /metrics
+    _Counted = ExportModelOperationsMixin("rate_limit_profile")
 
 
 class PolicyVersion(models.Model):
@@ -90,7 +102,7 @@ class ProfileQuerySet(models.QuerySet["RateLimitProfile"]):
         self._refuse("bulk_update()")
 
 
-class RateLimitProfile(models.Model):
+class RateLimitProfile(_Counted, models.Model):
     """How many requests a role may make per window, optionally narrowed to a route prefix or one subject."""
 
     class Key(models.TextChoices):

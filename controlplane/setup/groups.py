@@ -16,6 +16,7 @@ OPERATOR_PERMISSIONS = frozenset(
     {
         "ratelimits.add_ratelimitprofile",
         "ratelimits.change_ratelimitprofile",
+        "ratelimits.change_loadsheddingpolicy",
         "django_celery_beat.add_periodictask",
         "django_celery_beat.change_periodictask",
         "django_celery_beat.add_crontabschedule",

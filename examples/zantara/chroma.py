@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 
 from controlplane.kernel.errors import Unavailable
+from controlplane.monitoring.metrics import vector_operation
 
 #: One request is answered or given up within this time.
 REQUEST_SECONDS = 0.8
@@ -65,6 +66,7 @@ class ChromaClient:
     def count(self, collection_id: str, *, deadline: float | None = None) -> int:
         return int(self._send("GET", f"/{collection_id}/count", None, deadline))
 
+    @vector_operation("upsert", "chroma")
     def upsert(
         self,
         collection_id: str,
@@ -79,6 +81,7 @@ class ChromaClient:
         body = {"ids": ids, "embeddings": embeddings, "documents": documents, "metadatas": metadatas}
         self._post(f"/{collection_id}/upsert", body, deadline)
 
+    @vector_operation("query", "chroma")
     def query(self, collection_id: str, vector: Sequence[float], k: int, *, deadline: float | None = None) -> list[Hit]:
         """The ``k`` records nearest to ``vector``, best first."""
         body = {"query_embeddings": [vector], "n_results": k, "include": ["documents", "metadatas", "distances"]}

@@ -47,13 +47,27 @@ ZANTARA_LIMITS_UNLIMITED_PATHS = env.items(
     "ZANTARA_LIMITS_UNLIMITED_PATHS", ["/livez", "/readyz", "/health", "/metrics", "/startupz", "/_chaos"]
 )
 
+ZANTARA_THREADS = env.integer("ZANTARA_THREADS", 8, least=1, most=1024)  # of granian, per process
+ZANTARA_SERVICE_PORT = env.port("ZANTARA_SERVICE_PORT", 0) or None  # none: where this process listens
+ZANTARA_SHEDDING_EXEMPT_PATHS = env.items(
+    "ZANTARA_SHEDDING_EXEMPT_PATHS", ["/livez", "/readyz", "/health", "/metrics", "/startupz", "/_chaos"]
+)
+
+# --- metrics (controlplane.monitoring) -------------------------------------------------------
+ZANTARA_METRICS_TOKEN = env.secret("ZANTARA_METRICS_TOKEN")
+ZANTARA_METRICS_NETWORKS = env.items("ZANTARA_METRICS_NETWORKS")  # none: this machine only
+ZANTARA_SLOW_REQUEST_SECONDS = env.duration("ZANTARA_SLOW_REQUEST_SECONDS", 5)
+ZANTARA_LARGE_REQUEST_BYTES = env.size("ZANTARA_LARGE_REQUEST_BYTES", 10 * 10**6)
+
 # --- Django ----------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.items("ZANTARA_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
 INSTALLED_APPS = ["ratelimits.guard"]
 MIDDLEWARE = [
-    # Outermost: every answer gets a Content-Length, and a Host that is not ours is refused.
+    "controlplane.monitoring.middleware.MonitoringMiddleware",
+    # Before all that answers: every answer gets a Content-Length, and a Host that is not ours is refused.
     "django.middleware.common.CommonMiddleware",
     "controlplane.identity.middleware.IdentityMiddleware",
+    "ratelimits.shedding.middleware.SheddingMiddleware",
     "ratelimits.middleware.RateLimitMiddleware",
     # Innermost: what it breaks is counted, limited and measured like any other fault of a handler.
     "examples.zantara.chaos.ChaosMiddleware",

@@ -29,6 +29,7 @@ from typing import Any, Literal, cast
 import redis
 
 from controlplane.kernel.errors import Refused
+from controlplane.monitoring.metrics import vector_operation
 
 from . import redis_store
 from .embedding import DIMENSIONS
@@ -122,6 +123,7 @@ class VectorStore:
         with redis_store.answering():
             return int(self._redis.hlen(_RECORDS))
 
+    @vector_operation("add", "redis")
     def add(self, record: Record) -> bool:
         """Add a record, or replace the one of the same id (then True); Refused when the store is full."""
         with redis_store.answering():
@@ -130,11 +132,13 @@ class VectorStore:
             raise _full()
         return bool(known)
 
+    @vector_operation("delete", "redis")
     def delete(self, record_id: str) -> bool:
         """Whether there was such a record."""
         with redis_store.answering():
             return bool(self._delete(keys=[_RECORDS, _IDS], args=[record_id]))
 
+    @vector_operation("search", "redis")
     def search(self, vector: Sequence[float], k: int) -> list[Match]:
         """The ``k`` records nearest to ``vector`` by cosine, best first, exactly; ties in the order of their ids."""
         with redis_store.answering():
@@ -145,6 +149,7 @@ class VectorStore:
         scored = ((-_cosine(question, value), value[_JSON_AT:]) for value in values)
         return [_match(json.loads(tail), -negative) for negative, tail in heapq.nsmallest(k, scored)]
 
+    @vector_operation("page", "redis")
     def page(self, after: str | None) -> list[Record]:
         """Up to :data:`PAGE_RECORDS` records with ids above ``after``, in the order of their ids' UTF-8 bytes.
 
@@ -156,6 +161,7 @@ class VectorStore:
             values = self._page(keys=[_RECORDS, _IDS], args=[least, PAGE_RECORDS])
         return [unpack(value) for value in values]
 
+    @vector_operation("import", "redis")
     def import_all(self, records: Iterable[Record], mode: Mode) -> tuple[int, int]:
         """Stage all records, then put them in place at once. Returns how many came and how many there are now.
 

@@ -10,9 +10,10 @@ from django.http.response import HttpResponseBase
 from controlplane.identity.caller import role_of
 from controlplane.kernel.errors import Refused
 from controlplane.kernel.problems import problem_response
+from controlplane.monitoring.metrics import name_handler
 
 from .config import release
-from .handlers import ENDPOINTS, available, handlers
+from .handlers import ENDPOINTS, Handler, available, handlers
 from .http import RequestRefused, answers, json_body, json_response
 from .params import Params
 
@@ -23,7 +24,9 @@ def endpoint(request: HttpRequest, endpoint: str) -> HttpResponseBase:
     if request.method == "POST":
         body = json_body(request)
         key = body.get("key")
-        return json_response({"ok": True, "key": key, "result": run(endpoint, key, body.get("params", {}))})
+        handler = find_handler(endpoint, key)
+        name_handler(request, handler.key)
+        return json_response({"ok": True, "key": key, "result": run(handler, body.get("params", {}))})
     return json_response(
         {
             "service": "zantara",
@@ -35,8 +38,8 @@ def endpoint(request: HttpRequest, endpoint: str) -> HttpResponseBase:
     )
 
 
-def run(endpoint: str, key: object, params: object) -> Any:
-    """Run the handler ``key`` with ``params``; Refused if there is none of that name here or they do not fit it."""
+def find_handler(endpoint: str, key: object) -> Handler:
+    """The handler that the body names; Refused if there is none of that name here."""
     known = ", ".join(handler.key for handler in available(endpoint))
     if not isinstance(key, str):
         raise Refused("key must be a text.", remedy=f"Known: {known}.")
@@ -44,9 +47,14 @@ def run(endpoint: str, key: object, params: object) -> Any:
         raise RequestRefused(
             404, "No such handler", f"zantara.{endpoint} has no handler {key[:60]!r}.", remedy=f"Known: {known}."
         )
+    return handlers.get(key)
+
+
+def run(handler: Handler, params: object) -> Any:
+    """Run the handler with ``params``; Refused if they do not fit it."""
     if not isinstance(params, dict):
         raise Refused("params must be an object.", remedy='Send "params": {…}, or leave it out.')
-    return handlers.get(key).run(Params(params))
+    return handler.run(Params(params))
 
 
 def not_found(request: HttpRequest, exception: Exception) -> HttpResponseBase:

@@ -78,7 +78,8 @@ def test_the_card_shows_use_per_role_with_the_most_denied_first(transactional_db
     use = rows[0]["use"]
     assert (use.allowed, use.denied, use.callers) == (1, 2, 1)
     html = console.browser(console.person("boss", superuser=True)).get("/admin/").content.decode()
-    assert "1 allowed, 2 denied, 1 caller" in html
+    assert rows[0]["used_percent"] == 100
+    assert '<td>1</td> <td class="zt-denied">2</td> <td>1</td>' in " ".join(html.split())
     assert cards.get("limits").title in html
 
 

@@ -1,0 +1,161 @@
+"""The controllers as functions of what they see, and the classes' shares."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ratelimits.shedding import controller
+from ratelimits.shedding.admission import Admission
+from ratelimits.shedding.controller import Bound, Seen, caps, make
+from ratelimits.shedding.policy import BUILT_IN, Rank
+
+THREADS = 8
+#: A view that computes for 10 ms and one that waits for 50 ms, with everything in hand that can be.
+COMPUTING = Seen(lag=0.05, mean=6.5, most=8, arrived=90, service=0.07, cpu=0.01)
+WAITING = Seen(lag=0.004, mean=7.8, most=8, arrived=160, service=0.05, cpu=0.001)
+CALM = Seen(lag=0.002, mean=2.0, most=4, arrived=40, service=0.05, cpu=0.001)
+
+moments = st.builds(
+    Seen,
+    lag=st.floats(0, 1),
+    wait=st.none() | st.floats(0, 5),
+    mean=st.floats(0, 8),
+    most=st.integers(0, 8),
+    arrived=st.floats(0, 5000),
+    service=st.floats(0, 5),
+    slow=st.floats(0, 5),
+    cpu=st.floats(0, 1),
+    top=st.floats(0, 8),
+    middle=st.floats(0, 8),
+)
+
+
+def after(kind: str, *steps: tuple[Seen, int]) -> Bound:
+    made, bound = make(kind, THREADS), Bound(THREADS, pressed=False)
+    for seen, times in steps:
+        for _ in range(times):
+            bound = made.step(seen, BUILT_IN)
+    return bound
+
+
+@pytest.mark.parametrize("kind", [kind for kind in controller.KINDS if kind != "off"])
+@given(st.lists(moments, max_size=30))
+def test_a_bound_stays_between_its_least_and_the_threads(kind: str, history: list[Seen]) -> None:
+    made = make(kind, THREADS)
+    for seen in history:
+        assert controller.LEAST <= made.step(seen, BUILT_IN).limit <= THREADS
+
+
+@given(st.lists(moments, min_size=1, max_size=30))
+def test_the_top_class_has_its_guaranteed_share_whatever_happens(history: list[Seen]) -> None:
+    made = make("adaptive", THREADS)
+    for seen in history:
+        held = caps(made.step(seen, BUILT_IN), seen, BUILT_IN, THREADS)
+        assert held.top >= 0.75 * THREADS
+        assert 1 <= held.low <= held.below
+
+
+def test_a_crowd_at_the_door_is_no_overload_and_three_steps_of_it_are() -> None:
+    assert after("adaptive", (COMPUTING, 2)) == Bound(8, pressed=False)
+    assert after("adaptive", (COMPUTING, 3)).pressed
+    assert after("adaptive", (WAITING, 2)) == Bound(8, pressed=False)
+    assert after("adaptive", (WAITING, 3)).pressed
+    assert after("adaptive", (COMPUTING, 2), (CALM, 1), (COMPUTING, 2)) == Bound(8, pressed=False)
+
+
+def test_requests_that_compute_are_kept_fewer_and_those_that_wait_are_not() -> None:
+    assert after("adaptive", (COMPUTING, 20)).limit == THREADS / 2
+    assert after("adaptive", (WAITING, 20)).limit == THREADS - 1
+
+
+def test_a_busy_neighbour_is_not_taken_for_an_overload_of_our_own() -> None:
+    lag_alone = replace(CALM, lag=0.2, cpu=0.02)
+    assert after("adaptive", (lag_alone, 50)) == Bound(8, pressed=False)
+
+
+def test_queue_wait_that_a_proxy_reports_is_believed_where_nothing_else_shows() -> None:
+    assert after("adaptive", (replace(CALM, wait=0.3), 3)).pressed
+    assert not after("adaptive", (replace(CALM, wait=0.05), 50)).pressed
+
+
+def test_an_overload_lasts_while_too_much_is_asked_for_although_little_is_in_hand() -> None:
+    refusing = replace(WAITING, mean=5.0, arrived=400)  # 400/s × 50 ms = 20 for 8 threads
+    assert after("adaptive", (WAITING, 3), (refusing, 100)).pressed
+
+
+@pytest.mark.parametrize("flood", [COMPUTING, WAITING])
+def test_it_is_over_within_two_seconds_after_the_flood(flood: Seen) -> None:
+    steps = 0
+    made = make("adaptive", THREADS)
+    for _ in range(50):
+        made.step(replace(flood, arrived=400), BUILT_IN)
+    while made.step(CALM, BUILT_IN).pressed:
+        steps += 1
+        assert steps < 20
+    assert made.step(CALM, BUILT_IN) == Bound(8, pressed=False)
+
+
+def test_the_prototypes_figures_for_dispatch_lag() -> None:
+    late = Seen(lag=0.026, most=8)
+    assert after("lag", (late, 1)).limit == pytest.approx(8 * 0.85)
+    assert after("lag", (late, 2), (Seen(lag=0.025), 1)).limit == pytest.approx(8 * 0.85**2 + 0.25)
+    assert after("lag", (replace(late, most=3), 1)).limit == 8  # hardly used: nothing is learned
+    assert after("lag", (late, 100)).limit == controller.LEAST
+
+
+def test_queue_wait_and_gradient2_follow_their_own_signal() -> None:
+    assert after("wait", (Seen(wait=0.2, most=8), 1)).limit == pytest.approx(6.8)
+    assert after("wait", (Seen(wait=None, lag=1, most=8), 9)).limit == 8
+    usual, slow = Seen(slow=0.05, most=8), Seen(slow=0.5, most=8)
+    assert after("gradient2", (usual, 50)).limit == 8
+    assert after("gradient2", (usual, 50), (slow, 20)).limit < 6
+    assert after("gradient2", (usual, 50), (slow, 20), (usual, 100)).limit == 8
+
+
+def test_the_classes_share_a_bound_that_is_short_and_borrow_what_is_left() -> None:
+    wanted = Seen(top=4.0, middle=2.0)
+    assert caps(Bound(8, pressed=True), wanted, BUILT_IN, 8) == controller.Caps(top=8, below=6, low=4, total=8)
+    assert caps(Bound(4, pressed=True), wanted, BUILT_IN, 8) == controller.Caps(top=6, below=3, low=2, total=4)
+    idle = Seen(top=0.0, middle=0.0)
+    assert caps(Bound(8, pressed=True), idle, BUILT_IN, 8) == controller.Caps(top=8, below=7, low=7, total=8)
+    assert caps(Bound(8, pressed=False), wanted, BUILT_IN, 8) == controller.Caps(8, 8, 8, 8)
+
+
+def test_admission_refuses_the_low_classes_first_and_gives_places_back() -> None:
+    now = [100.0]
+    admission = Admission(8, lambda: BUILT_IN, monotonic=lambda: now[0])
+    admission._pid = -1  # no watching thread: this test steps by itself
+    admission._start = lambda: None  # type: ignore[method-assign]
+    admission.caps = controller.Caps(top=6, below=3, low=2, total=4)
+    assert [admission.enter(Rank.LOW) for _ in range(4)] == [True, True, False, False]
+    assert [admission.enter(Rank.MIDDLE) for _ in range(3)] == [True, False, False]
+    assert [admission.enter(Rank.TOP) for _ in range(7)] == [True] * 6 + [False]
+    assert admission.in_hand == 9
+    now[0] += 0.05
+    admission.leave(Rank.LOW, 100.0, 0.01)
+    assert not admission.enter(Rank.LOW)  # the whole is still over its bound
+    for _ in range(6):
+        admission.leave(Rank.TOP, 100.0)
+    assert admission.enter(Rank.LOW)
+
+
+def test_a_step_measures_what_was_in_hand_and_how_long_it_took() -> None:
+    now = [100.0]
+    admission = Admission(8, lambda: BUILT_IN, monotonic=lambda: now[0])
+    admission._start = lambda: None  # type: ignore[method-assign]
+    admission.enter(Rank.TOP, 0.25)
+    admission.enter(Rank.LOW)
+    now[0] += 0.05
+    admission.leave(Rank.LOW, 100.0, 0.02)
+    now[0] += 0.05
+    admission.woke_late(0.03)
+    admission.step()
+    seen = admission.last_seen
+    assert seen.mean == pytest.approx(1.5)
+    assert (seen.most, seen.wait, seen.lag) == (2, 0.25, 0.03)
+    assert seen.arrived == pytest.approx(20)
+    assert (seen.service, seen.cpu) == (pytest.approx(0.05), pytest.approx(0.02))
