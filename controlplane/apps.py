@@ -12,6 +12,7 @@ class ControlPlaneConfig(AppConfig):
 
     def ready(self) -> None:
         from controlplane import celery as _celery  # noqa: F401  (makes it the current app for @shared_task)
+        from controlplane import work_metrics
         from controlplane.identity import checks as _identity_checks  # noqa: F401  (registers the system checks)
         from controlplane.kernel.checks import register_house_checks
         from controlplane.monitoring import request_log
@@ -22,3 +23,4 @@ class ControlPlaneConfig(AppConfig):
         request_log.connect()
         register_builtin_probes()
         register_schedules()
+        work_metrics.register()

@@ -61,6 +61,23 @@ ZANTARA_LIMITS_PROCESSES = env.integer("ZANTARA_LIMITS_PROCESSES", 2, least=1, m
 ZANTARA_RATELIMIT_HEADERS = env.items("ZANTARA_RATELIMIT_HEADERS", ["draft-10", "draft-6"])
 ZANTARA_LOGIN_RATE = env.text("ZANTARA_LOGIN_RATE", "10/5m")
 
+ZANTARA_THREADS = env.integer("ZANTARA_THREADS", 8, least=1, most=1024)  # of granian, per process
+
+# --- metrics (controlplane.monitoring) -------------------------------------------------------
+ZANTARA_METRICS_TOKEN = env.secret("ZANTARA_METRICS_TOKEN")
+ZANTARA_METRICS_NETWORKS = env.items("ZANTARA_METRICS_NETWORKS")  # none: this machine only
+ZANTARA_SLOW_REQUEST_SECONDS = env.duration("ZANTARA_SLOW_REQUEST_SECONDS", 5)
+ZANTARA_LARGE_REQUEST_BYTES = env.size("ZANTARA_LARGE_REQUEST_BYTES", 10 * 10**6)
+
+# --- samples (controlplane.samples) ----------------------------------------------------------
+ZANTARA_SERVICES = env.items(
+    "ZANTARA_SERVICES",
+    [
+        f"control-plane=http://127.0.0.1:{env.port('ZANTARA_WEB_PORT', 8000)}",
+        f"sample=http://127.0.0.1:{env.port('ZANTARA_EDGE_PORT', 3000)}",
+    ],
+)
+
 # --- Django ----------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.items("ZANTARA_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.items("ZANTARA_CSRF_TRUSTED_ORIGINS")
@@ -83,10 +100,13 @@ INSTALLED_APPS = [
     "django_prometheus",
     "django_structlog",
     "ratelimits.apps.RateLimitsConfig",
+    "controlplane.samples.apps.SamplesConfig",
 ]
 
 MIDDLEWARE = [
+    "controlplane.monitoring.middleware.MonitoringMiddleware",
     "controlplane.identity.middleware.IdentityMiddleware",
+    "ratelimits.shedding.middleware.SheddingMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -120,6 +140,11 @@ TEMPLATES: list[dict[str, Any]] = [
 ]
 
 
+COUNTED_ENGINES = {
+    f"django.db.backends.{name}": f"django_prometheus.db.backends.{name}" for name in ("sqlite3", "postgresql", "mysql")
+}
+
+
 def _database(url: str) -> dict[str, Any]:
     """SQLite in WAL with immediate transactions, or whatever server the URL names."""
     config: dict[str, Any] = dict(environ.Env.db_url_config(url))
@@ -134,6 +159,8 @@ def _database(url: str) -> dict[str, Any]:
     else:
         config["CONN_MAX_AGE"] = 60
         config["CONN_HEALTH_CHECKS"] = True
+    # the same backend, with its queries counted for /metrics
+    config["ENGINE"] = COUNTED_ENGINES.get(config["ENGINE"], config["ENGINE"])
     return config
 
 
@@ -145,7 +172,7 @@ DATABASES = {
 
 CACHES = {
     "default": {
-        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "BACKEND": "controlplane.monitoring.cache.RedisCache",
         "LOCATION": ZANTARA_REDIS_URL,
         "KEY_PREFIX": "zantara-cache",
         "OPTIONS": {"socket_timeout": 0.5, "socket_connect_timeout": 0.5},

@@ -13,7 +13,10 @@ from controlplane.kernel.registry import Probe, ProbeResult, probes
 
 #: Shorter than the probe's deadline, so that an answer of ours says what happened.
 REDIS_TIMEOUT_SECONDS = 0.4
-SQLITE = "django.db.backends.sqlite3"
+SQLITE = (  # Django's own, and the one that counts its queries for /metrics
+    "django.db.backends.sqlite3",
+    "django_prometheus.db.backends.sqlite3",
+)
 
 
 def register_builtin_probes(*, redis_critical: bool = False) -> None:
@@ -48,7 +51,7 @@ def missing_sqlite_file() -> Path | None:
     """The default database's file where it is SQLite's and not there: connecting would create an empty one."""
     database: dict[str, Any] = settings.DATABASES["default"]
     name = str(connections["default"].settings_dict["NAME"])
-    if database["ENGINE"] != SQLITE or ":memory:" in name or "mode=memory" in name or Path(name).exists():
+    if database["ENGINE"] not in SQLITE or ":memory:" in name or "mode=memory" in name or Path(name).exists():
         return None
     return Path(name)
 
