@@ -17,6 +17,8 @@ from .celery_ready import VARIABLE as READY_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
+#: The service whose processes are web, workers and beat: they share one folder of metrics.
+CONTROL_PLANE = "controlplane"
 #: The chroma server greets with a drawing and an advertisement; neither helps on an operator's terminal.
 CHROMA_NOISE = re.compile(r"[\s(#]*|.*(Getting started guide|Chroma Cloud|Sign up: |Copy your data to Cloud).*")
 
@@ -112,7 +114,9 @@ def bootstrap_child(plan: Plan) -> Child:
     return Child(
         name="bootstrap",
         argv=(sys.executable, str(ROOT / "manage.py"), "bootstrap"),
-        environ=_control_plane(plan, "bootstrap"),
+        environ=_control_plane(plan),
+        # Here and not when one of them starts: what the others have counted must outlive its restart.
+        wipe=_metrics_dir(plan, CONTROL_PLANE),
         announces="admin password:",
     )
 
@@ -123,8 +127,7 @@ def service_children(plan: Plan) -> list[Child]:
         Child(
             name="web",
             argv=_granian("controlplane.wsgi:application", plan.web_port),
-            environ=_control_plane(plan, "web"),
-            wipe=_metrics_dir(plan, "web"),
+            environ=_control_plane(plan),
             ready=readiness.http_ok(plan.web_port, "/readyz"),
         ),
         _worker(plan, "engine"),
@@ -132,8 +135,7 @@ def service_children(plan: Plan) -> list[Child]:
         Child(
             name="beat",
             argv=_celery("beat", "--pidfile="),
-            environ=_control_plane(plan, "beat"),
-            wipe=_metrics_dir(plan, "beat"),
+            environ=_control_plane(plan),
         ),
     ]
     if plan.chroma_port is not None:
@@ -152,8 +154,7 @@ def _worker(plan: Plan, queue: str) -> Child:
             "worker", "-Q", queue, "-c", "2", "-n", f"{queue}@%h", "--without-gossip", "--without-mingle",
             "--include", "controlplane.embedded.celery_ready",
         ),
-        environ=_control_plane(plan, name) | {READY_FILE: str(ready_file)},
-        wipe=_metrics_dir(plan, name),
+        environ=_control_plane(plan) | {READY_FILE: str(ready_file)},
         ready=readiness.file_exists(ready_file),
         ready_file=ready_file,
         cold_signal=signal.SIGQUIT,
@@ -191,10 +192,11 @@ def _sample(plan: Plan, port: int) -> Child:
     )
 
 
-def _control_plane(plan: Plan, name: str) -> dict[str, str]:
+def _control_plane(plan: Plan) -> dict[str, str]:
+    """Web, workers and beat count in one folder: what tasks do is read from the web's ``/metrics``."""
     return base_environ(plan) | {
         "DJANGO_SETTINGS_MODULE": "controlplane.settings",
-        "PROMETHEUS_MULTIPROC_DIR": str(_metrics_dir(plan, name)),
+        "PROMETHEUS_MULTIPROC_DIR": str(_metrics_dir(plan, CONTROL_PLANE)),
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from controlplane.embedded import preflight
-from controlplane.embedded.children import Plan, base_environ, service_children
+from controlplane.embedded.children import Plan, base_environ, bootstrap_child, service_children
 from controlplane.embedded.redis_server import find_server
 from controlplane.kernel.errors import ConfigurationError, Refused
 
@@ -199,8 +199,17 @@ def test_every_child_knows_where_the_stack_is_and_the_sample_gets_no_secret_of_t
         assert ("ZANTARA_SECRET_KEY" in child.environ) is (child.name != "sample")
         assert ("ZANTARA_DATABASE_URL" in child.environ) is (child.name != "sample")
         assert all("x" * 5 not in argument for argument in child.argv)
-    metrics = [child.environ["PROMETHEUS_MULTIPROC_DIR"] for child in service_children(plan) if child.name != "chroma"]
-    assert len(set(metrics)) == len(metrics)
+    metrics = {
+        child.name: Path(child.environ["PROMETHEUS_MULTIPROC_DIR"])
+        for child in service_children(plan)
+        if child.name != "chroma"
+    }
+    assert metrics.pop("sample") == plan.run_dir / "metrics" / "sample"
+    assert set(metrics.values()) == {plan.run_dir / "metrics" / "controlplane"}, "one service counts in one folder"
+    assert [child.wipe for child in (bootstrap_child(plan), *service_children(plan)) if child.wipe is not None] == [
+        plan.run_dir / "metrics" / "controlplane",
+        plan.run_dir / "metrics" / "sample",
+    ], "a worker that starts again must not take away what the others have counted"
 
 
 def test_a_secret_given_by_value_is_not_given_by_file_as_well(tmp_path: Path) -> None:

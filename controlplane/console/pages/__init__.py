@@ -5,7 +5,7 @@ from __future__ import annotations
 from django.urls import reverse
 
 from controlplane.console.base import ConsolePage, add_navigation, pages
-from controlplane.kernel.registry import SetupStep, setup_steps
+from controlplane.kernel.registry import SetupStep, cards, setup_steps
 
 #: Who may read the admin's log may read how the installation is set up.
 SYSTEM_PERMISSION = "admin.view_logentry"
@@ -19,9 +19,10 @@ def _people_have_own_accounts() -> bool:
 
 def register_pages() -> None:
     """Add the pages, the sidebar's lines and our step of the setup; called when the admin starts."""
-    from . import docs, start, system
+    from . import dashboard, docs, start, system, work
 
     pages.add("start_live", ConsolePage("start_live", "start/live/", start.live))
+    pages.add("start_figures", ConsolePage("start_figures", "start/figures/", dashboard.start_figures))
     pages.add("system", ConsolePage("system", "system/", system.system_page, SYSTEM_PERMISSION))
     pages.add("docs_image", ConsolePage("docs_image", "docs/images/<str:name>", docs.image))
     pages.add("docs_index", ConsolePage("docs_index", "docs/", docs.page))
@@ -47,6 +48,7 @@ def register_pages() -> None:
     add_navigation("Help", "System", "monitor_heart", "admin:system", SYSTEM_PERMISSION)
     add_navigation("Help", "Documentation", "menu_book", "admin:docs_index")
 
+    cards.add(work.CARD.name, work.CARD)
     setup_steps.add(
         "people",
         SetupStep(

@@ -1,4 +1,7 @@
-"""The start page: what runs, what to do next, and a card of each room. Its live part is asked for every 2 s."""
+"""The start page: open problems, a service's figures, what runs, what to do next, and a card of each room.
+
+What changes by itself is asked for every 2 s: the problems and the rest here, the figures by :mod:`.dashboard`.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from controlplane.console.base import Tone, badge, since, with_code
 from controlplane.console.navigation import visible_items
 from controlplane.kernel.registry import Card, SetupStep, cards, setup_steps
 
+from . import dashboard as dashboard_page
 from .board import Line, board
 from .docs import docs_url
 
@@ -34,7 +38,8 @@ def dashboard(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         for item, link in visible_items(request)
         if item.url_name != "admin:index"
     ]
-    return {**context, **live_context(request), "title": "Start", "quick_links": links}
+    live_part, figures = live_context(request), dashboard_page.context(request)
+    return {**context, **live_part, **figures, "title": "Start", "quick_links": links}
 
 
 def live(request: HttpRequest) -> HttpResponse:
@@ -46,8 +51,15 @@ def live(request: HttpRequest) -> HttpResponse:
 
 def live_context(request: HttpRequest) -> dict[str, Any]:
     steps = [_step(step) for step in setup_steps]
+    lines = board.lines()
     return {
-        "rows": [_row(line) for line in board.lines()],
+        "problems": [_row(line) for line in lines if line.result.status != "pass"],
+        "rows": [_row(line) for line in lines if line.result.status == "pass"],
+        "no_problem": badge("All well", "ok"),
+        "about": {
+            "runs": docs_url("docs/dashboard.md#what-runs"),
+            "next": docs_url("docs/dashboard.md#what-to-do-next"),
+        },
         "steps": steps,
         "open_steps": sum(not step["done"] for step in steps),
         "all_done": badge("Done", "ok"),

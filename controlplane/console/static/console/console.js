@@ -1,10 +1,10 @@
 /* What the console's pages need in the browser beside the theme: confirm, copy, live parts, keyboard. */
 "use strict";
 
-/* A live part is not replaced under somebody's focus or in a hidden tab. */
-window.zantaraMayRefresh = function (id) {
-  const part = document.getElementById(id);
-  return !document.hidden && part !== null && !part.contains(document.activeElement);
+/* Live parts are not replaced under somebody's focus or in a hidden tab. */
+window.zantaraMayRefresh = function (...ids) {
+  const parts = ids.map((id) => document.getElementById(id));
+  return !document.hidden && parts.every((part) => part !== null && !part.contains(document.activeElement));
 };
 
 document.addEventListener("submit", (event) => {
