@@ -42,6 +42,14 @@ METRICS: tuple[Spec, ...] = (
         most_series=500,
     ),
     Spec(
+        "zantara_role_duration_seconds",
+        "histogram",
+        "The same by the caller's role: who waits.",
+        ("user_role",),
+        DURATION_BUCKETS,
+        most_series=50,
+    ),
+    Spec(
         "zantara_requests_in_flight",
         "gauge",
         "Requests that the living processes of this service work on, the scrape's own included.",

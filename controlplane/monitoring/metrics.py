@@ -14,6 +14,7 @@ from .registry import counter, gauge, histogram
 
 requests_total = counter("zantara_requests_total")
 request_duration = histogram("zantara_request_duration_seconds")
+role_duration = histogram("zantara_role_duration_seconds")
 _vector_operations = counter("zantara_vector_operations_total")
 _jwt_operations = counter("zantara_jwt_operations_total")
 _decisions = counter("zantara_limit_decisions_total")

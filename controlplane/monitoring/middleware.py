@@ -19,7 +19,7 @@ from . import live_slots
 from .exposition import carries_metrics_token
 from .labels import labels_of
 from .memory import resident_bytes
-from .metrics import listen_to_tokens, request_duration, requests_total
+from .metrics import listen_to_tokens, request_duration, requests_total, role_duration
 from .registry import exact
 
 log = structlog.get_logger(__name__)
@@ -104,7 +104,9 @@ class MonitoringMiddleware:
         live_slots.leave()
         method, route, status_text, role, handler = labels = labels_of(request, status)
         requests_total.child(labels).inc()
-        request_duration.child((method, route, handler)).observe(exact(seconds))
+        observed = exact(seconds)
+        request_duration.child((method, route, handler)).observe(observed)
+        role_duration.child((role,)).observe(observed)
         if seconds > self._slow_seconds:
             log.warning(
                 "slow_request", method=method, route=route, handler=handler, status=status_text, role=role,

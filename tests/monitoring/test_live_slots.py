@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -61,6 +63,8 @@ def test_the_slots_of_dead_processes_are_taken_again(tmp_path: Path) -> None:
 def test_a_forked_child_starts_at_zero_and_leaves_its_parents_count_alone(tmp_path: Path) -> None:
     code = """
 import os
+import subprocess
+import sys
 from controlplane.monitoring import live_slots
 live_slots.enter()
 read, write = os.pipe()
@@ -84,3 +88,23 @@ def test_a_process_is_known_by_its_number_and_its_start() -> None:
     assert processes.lives(pid)
     assert not processes.lives(pid, started + 1)
     assert not processes.lives(2**22 + 17)
+
+
+def test_a_second_process_gets_a_slot_while_the_first_lives_on(tmp_path: Path) -> None:
+    """The map keeps a copy of the file's descriptor, and with it a lock that closing the file does not end."""
+    code = (
+        "import sys; from pathlib import Path; from controlplane.monitoring.live_slots import Slots\n"
+        "slots = Slots(Path(sys.argv[1])); slots.enter(); print(slots.total(), flush=True); sys.stdin.read()"
+    )
+    first = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "1\n"
+        second = subprocess.run(
+            [sys.executable, "-c", code, tmp_path], input="", capture_output=True, text=True, timeout=20, check=True
+        )
+        assert second.stdout == "2\n"
+    finally:
+        first.communicate("")

@@ -30,6 +30,7 @@ def test_the_names_and_labels_are_pinned() -> None:
     assert pinned == {
         "zantara_requests_total": ("method", "route", "status", "user_role", "handler"),
         "zantara_request_duration_seconds": ("method", "route", "handler"),
+        "zantara_role_duration_seconds": ("user_role",),
         "zantara_requests_in_flight": (),
         "zantara_active_connections": (),
         "zantara_vector_operations_total": ("operation", "provider", "status"),
