@@ -1,7 +1,7 @@
 """How many connections a service has: the established sockets on its own port, or on its UNIX socket.
 
-Read from Linux's ``/proc/net``; elsewhere the answer is 0, and what would be refused for too many connections
-is let through.
+Asked of Linux by netlink, or read from ``/proc/net`` where that is forbidden; elsewhere the answer is 0, and what
+would be refused for too many connections is let through.
 """
 
 from __future__ import annotations
@@ -9,10 +9,14 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import socket
 from pathlib import Path
 
 from django.conf import settings
 
+from . import sock_diag
+
+PROC = Path("/proc")
 #: How many questions are answered before the process's own listening sockets are looked for again.
 LOOK_AGAIN_AFTER = 40
 _LISTENING = re.compile(rb"^ *\d+: [0-9A-F]+:([0-9A-F]{4}) [0-9A-F]+:0000 0A (?:\S+ +){5}(\d+)", re.MULTILINE)
@@ -26,20 +30,19 @@ class ServiceSockets:
     keeps the listening socket in another process.
     """
 
-    def __init__(self, proc: Path = Path("/proc")) -> None:
+    def __init__(self, proc: Path = PROC) -> None:
         self._proc = proc
         self._asked = 0
         self._ports: frozenset[int] = frozenset()
         self._paths: frozenset[bytes] = frozenset()
         self._pattern: re.Pattern[bytes] | None = None
+        self._by_netlink = proc == PROC and hasattr(socket, "AF_NETLINK")
 
     def established(self) -> int:
         if self._asked % LOOK_AGAIN_AFTER == 0:
             self._find()
         self._asked += 1
-        count = 0
-        if self._pattern is not None:
-            count += sum(len(self._pattern.findall(text)) for text in (self._net("tcp"), self._net("tcp6")))
+        count = self._established_tcp() if self._ports else 0
         if self._paths:
             count += sum(
                 1
@@ -47,6 +50,17 @@ class ServiceSockets:
                 if len(fields) == 8 and fields[5] == _UNIX_CONNECTED and fields[7] in self._paths
             )
         return count
+
+    def _established_tcp(self) -> int:
+        if self._by_netlink:
+            try:
+                return sock_diag.established(self._ports)
+            except OSError:
+                self._by_netlink = False  # a sandbox without netlink, or a kernel without the module
+        pattern = self._pattern
+        if pattern is None:
+            return 0
+        return sum(len(pattern.findall(text)) for text in (self._net("tcp"), self._net("tcp6")))
 
     def _net(self, name: str) -> bytes:
         try:
