@@ -26,6 +26,9 @@ ROOM_SHARE = 0.85
 TOP_SHARE = 0.75
 #: Lag counts while this share of the threads is in use: otherwise it is somebody else who keeps the machine busy.
 BUSY_SHARE = 0.75
+#: Where requests compute, the bound is cut as far as this share of the threads. On two cores at 2.5 times the
+#: capacity a quarter kept 75 % of it and half only 32 %: computing threads keep the refusals from the interpreter.
+FLOOR_SHARE = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +184,9 @@ class Adaptive(_Steered):
     Too much of anything shows in one of three ways for some tenths of a second: no thread is ever free; where
     requests compute, a sleeping thread wakes late; a proxy says that requests wait. Then the low classes
     make room. Where requests compute, fewer of them are kept in hand until a sleeping thread wakes in time again,
-    for they only delay each other and the refusals; half of the threads stay in use, because with fewer the
-    interpreter idles between two callers. Where they wait for others, all threads but one stay in use. It is over when
-    all that is asked for would fit again.
+    for they only delay each other and the refusals; a quarter of the threads stays in use, because with fewer the
+    interpreter idles between two callers. Where they wait for others, all threads but one stay in use. It is over
+    when all that is asked for would fit again.
     """
 
     standing: bool = False
@@ -205,14 +208,14 @@ class Adaptive(_Steered):
         self._too_much_steps = min(self._too_much_steps + 1, STEPS) if full or waits or stuck else 0
         if self._too_much_steps >= STEPS:
             if not self.standing and stuck:
-                self.limit = self.most / 2  # the queue grows with every step: no time to find out slowly
+                self.limit = self.most * FLOOR_SHARE  # the queue grows with every step: no time to find out slowly
             self.standing = True
         elif self._asked < ROOM_SHARE * self.most and self._asked_cpu < ROOM_SHARE and not (waits or stuck):
             self.standing, self.limit = False, self.most
         if not self.standing:
             return Bound(self.most, pressed=False)
         self.steer(seen, policy)
-        self.limit = max(self.limit, self.most / 2)
+        self.limit = max(self.limit, self.most * FLOOR_SHARE)
         # one thread stays free to refuse: with all of them waiting the queue outside would never get shorter
         return Bound(max(LEAST, min(self.limit, self.most - 1)), pressed=True)
 

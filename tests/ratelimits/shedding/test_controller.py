@@ -68,7 +68,7 @@ def test_a_crowd_at_the_door_is_no_overload_and_three_steps_of_it_are() -> None:
 
 
 def test_requests_that_compute_are_kept_fewer_and_those_that_wait_are_not() -> None:
-    assert after("adaptive", (COMPUTING, 20)).limit == THREADS / 2
+    assert after("adaptive", (COMPUTING, 20)).limit == THREADS / 4
     assert after("adaptive", (WAITING, 20)).limit == THREADS - 1
 
 
