@@ -52,6 +52,9 @@ ZANTARA_SERVICE_PORT = env.port("ZANTARA_SERVICE_PORT", 0) or None  # none: wher
 ZANTARA_SHEDDING_EXEMPT_PATHS = env.items(
     "ZANTARA_SHEDDING_EXEMPT_PATHS", ["/livez", "/readyz", "/health", "/metrics", "/startupz", "/_chaos"]
 )
+ZANTARA_LIMITS_TIMEOUT_SECONDS = env.duration("ZANTARA_LIMITS_TIMEOUT", 0.045)
+ZANTARA_LIMITS_PROCESSES = env.integer("ZANTARA_LIMITS_PROCESSES", 2, least=1, most=10_000)
+ZANTARA_RATELIMIT_HEADERS = env.items("ZANTARA_RATELIMIT_HEADERS", ["draft-10", "draft-6"])
 
 # --- metrics (controlplane.monitoring) -------------------------------------------------------
 ZANTARA_METRICS_TOKEN = env.secret("ZANTARA_METRICS_TOKEN")
