@@ -168,10 +168,11 @@ def test_the_doctor_finds_nothing_to_mend_beside_a_running_stack(stack: Stack) -
     found = stack.manage("doctor", "--json")
     report = json.loads(found.stdout)
     assert found.returncode == 0, found.stdout
-    assert [line for line in json.dumps(report).split("},") if '"fail"' in line] == []
+    assert report
+    assert '"fail"' not in found.stdout
 
 
-def test_a_python_password_of_a_user_buys_a_token_with_his_role(stack: Stack) -> None:
+def test_a_users_password_buys_a_token_with_his_role(stack: Stack) -> None:
     body = json.dumps({"username": "admin", "password": stack.admin_password}).encode()
     request = urllib.request.Request(
         f"{stack.web_url}/auth/token", data=body, headers={"Content-Type": "application/json"}
