@@ -10,9 +10,9 @@ from django.utils.safestring import SafeString
 from django_celery_beat.models import PeriodicTask
 
 from controlplane.console.base import Tone, badge, human_seconds, relative_text, since
+from controlplane.kernel.nextruns import Run
 
 from . import rows
-from .nextruns import Run
 from .store import LastRun
 from .timing import timing
 

@@ -15,10 +15,10 @@ from django_celery_beat.models import CrontabSchedule, IntervalSchedule, Periodi
 
 from controlplane.console.base import theme_widget
 from controlplane.kernel import clock
+from controlplane.kernel.cron import CronError, parse
 from controlplane.kernel.registry import schedules
 
 from . import rows
-from .cron import CronError, parse
 
 PERIODS = (("seconds", "seconds"), ("minutes", "minutes"), ("hours", "hours"), ("days", "days"))
 #: A century; beyond it date arithmetic, ours and beat's, leaves the calendar.

@@ -11,11 +11,11 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from controlplane.console.base import badge
+from controlplane.kernel.cron import cron_in_words, interval_in_words, parse
+from controlplane.kernel.nextruns import next_interval_runs, next_runs
 
 from .columns import runs_list
-from .cron import cron_in_words, interval_in_words, parse
 from .forms import WhenForm
-from .nextruns import next_interval_runs, next_runs
 
 
 def preview(typed: Mapping[str, Any], now: datetime) -> SafeString:

@@ -14,11 +14,11 @@ import structlog
 from django.db import transaction
 from django_celery_beat.models import PeriodicTask, PeriodicTasks
 
+from controlplane.kernel.cron import parse
 from controlplane.kernel.errors import ConfigurationError
 from controlplane.kernel.registry import ScheduleSpec, schedules
 
 from . import rows
-from .cron import parse
 
 log = structlog.get_logger(__name__)
 

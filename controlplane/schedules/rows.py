@@ -18,9 +18,8 @@ from zoneinfo import ZoneInfo
 from django.core.exceptions import MultipleObjectsReturned
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
+from controlplane.kernel.cron import Cron, CronError, cron_in_words, expand, interval_in_words, parse
 from controlplane.kernel.registry import ScheduleSpec, schedules
-
-from .cron import Cron, CronError, cron_in_words, expand, interval_in_words, parse
 
 ORIGIN = "zantara_origin"
 PRINT = "zantara_row"  # the operator's fields as reconcile last wrote them

@@ -16,8 +16,8 @@ from django_celery_beat.models import PeriodicTask
 from django_celery_beat.schedulers import DatabaseScheduler, ModelEntry
 from django_celery_beat.tzcrontab import TzAwareCrontab
 
-from .cron import expand
-from .nextruns import next_run
+from controlplane.kernel.cron import expand
+from controlplane.kernel.nextruns import next_run
 
 #: Before every change, so that the first one is newer than the last that was seen.
 _NEVER = datetime(1970, 1, 1, tzinfo=UTC)

@@ -11,8 +11,8 @@ from django.http import HttpRequest
 from django_celery_beat.models import CrontabSchedule, IntervalSchedule, PeriodicTask
 
 from controlplane.console.base import OpsModelAdmin, display
+from controlplane.kernel.cron import CronError, cron_in_words, interval_in_words
 
-from .cron import CronError, cron_in_words, interval_in_words
 from .rows import cron_of
 
 M = TypeVar("M", bound=Model)

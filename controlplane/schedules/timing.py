@@ -8,8 +8,9 @@ from typing import Any
 
 from django_celery_beat.models import PeriodicTask
 
-from .cron import CronError
-from .nextruns import Run, next_interval_runs, next_run, next_runs
+from controlplane.kernel.cron import CronError
+from controlplane.kernel.nextruns import Run, next_interval_runs, next_run, next_runs
+
 from .rows import cron_of
 from .store import LastRun
 

@@ -10,8 +10,8 @@ from django_celery_beat.tzcrontab import TzAwareCrontab
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from controlplane.schedules.cron import Cron, CronError, cron_in_words, interval_in_words, parse
-from controlplane.schedules.nextruns import next_interval_runs, next_run, next_runs
+from controlplane.kernel.cron import Cron, CronError, cron_in_words, interval_in_words, parse
+from controlplane.kernel.nextruns import next_interval_runs, next_run, next_runs
 
 ROME = ZoneInfo("Europe/Rome")
 NEW_YORK = ZoneInfo("America/New_York")
