@@ -12,6 +12,7 @@ WORKDIR /app
 COPY manage.py pyproject.toml ./
 COPY controlplane controlplane
 COPY ratelimits ratelimits
+COPY backups backups
 COPY examples examples
 COPY docs docs
 RUN python -m compileall -q . && useradd --system --home-dir /data --uid 10001 zantara && install -d -o zantara /data

@@ -78,6 +78,10 @@ ZANTARA_SERVICES = env.items(
     ],
 )
 
+# --- backups ---------------------------------------------------------------------------------
+ZANTARA_FIELDS_KEY = env.secret("ZANTARA_FIELDS_KEY", secret_file("fields_key", env))
+ZANTARA_CHROMA_URL = env.url("ZANTARA_CHROMA_URL", None, schemes=("http", "https"))
+
 # --- Django ----------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.items("ZANTARA_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
 CSRF_TRUSTED_ORIGINS = env.items("ZANTARA_CSRF_TRUSTED_ORIGINS")
@@ -101,6 +105,8 @@ INSTALLED_APPS = [
     "django_structlog",
     "ratelimits.apps.RateLimitsConfig",
     "controlplane.samples.apps.SamplesConfig",
+    "controlplane.notifications.apps.NotificationsConfig",
+    "backups.apps.BackupsConfig",
 ]
 
 MIDDLEWARE = [

@@ -6,6 +6,7 @@ an installation that brings its own secrets must bring all of them.
 
 from __future__ import annotations
 
+import base64
 import os
 import secrets
 from pathlib import Path
@@ -19,6 +20,7 @@ NAMES = {
     "secret_key": "Django's signatures and sessions",
     "jwt_secret": "the JWT bearer tokens (HS256)",
     "limits_secret": "the hashed limiter keys and the decision ids",
+    "fields_key": "the credentials that the database holds encrypted",
 }
 
 
@@ -50,6 +52,13 @@ def ensure_local_secrets(env: Env | None = None) -> None:
         ) from None
 
 
+def _new_value(name: str) -> str:
+    """64 URL-safe characters, or what a Fernet key must be: 32 bytes in padded URL-safe base64."""
+    if name == "fields_key":
+        return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+    return secrets.token_urlsafe(48)
+
+
 def _write_once(path: Path) -> None:
     """Write a new secret under a temporary name and link it in place: two processes at once agree on one."""
     if path.exists():
@@ -57,7 +66,7 @@ def _write_once(path: Path) -> None:
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")  # pids repeat in containers
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(descriptor, secrets.token_urlsafe(48).encode())
+        os.write(descriptor, _new_value(path.name).encode())
         os.fsync(descriptor)  # never an empty secret after a power cut
     finally:
         os.close(descriptor)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ("controlplane", "ratelimits", "examples")
+PRODUCT = ("controlplane", "ratelimits", "backups", "examples")
 
 
 def product_files() -> Iterator[Path]:

@@ -1,0 +1,1 @@
+"""Telling people: channels as rows, an outbox, deliveries that are tried again."""
