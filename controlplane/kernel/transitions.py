@@ -92,6 +92,13 @@ class AppendOnlyQuerySet(models.QuerySet[Any]):
         raise Refused("Event rows are never changed.")
 
 
+class AppendOnlyManager(models.Manager[Any]):
+    """Its ``update`` and ``delete`` are refused, as those of its querysets are."""
+
+    def get_queryset(self) -> AppendOnlyQuerySet:
+        return AppendOnlyQuerySet(self.model, using=self._db)
+
+
 class TransitionEvent(models.Model):
     """One move that happened. A concrete subclass adds the foreign key ``subject``."""
 
@@ -101,7 +108,7 @@ class TransitionEvent(models.Model):
     reason = models.TextField(blank=True, editable=False)
     actor = models.CharField(max_length=200, blank=True, editable=False)
 
-    objects = AppendOnlyQuerySet.as_manager()
+    objects = AppendOnlyManager()
 
     class Meta:
         abstract = True

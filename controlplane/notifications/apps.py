@@ -9,3 +9,19 @@ class NotificationsConfig(AppConfig):
     name = "controlplane.notifications"
     label = "notifications"
     verbose_name = "Notifications"
+
+    def ready(self) -> None:
+        from controlplane.console.base import add_navigation
+        from controlplane.kernel.registry import probes, schedules
+        from controlplane.notifications import probe, tasks
+
+        for spec in (tasks.SCHEDULE, tasks.FORGET):
+            schedules.add(spec.name, spec)
+        probes.add(probe.PROBE.name, probe.PROBE)
+        group = "Notifications"
+        add_navigation(
+            group, "Channels", "campaign", "admin:notifications_channel_changelist", "notifications.view_channel"
+        )
+        add_navigation(
+            group, "Messages", "outbox", "admin:notifications_message_changelist", "notifications.view_message"
+        )

@@ -17,6 +17,8 @@ OPERATOR_PERMISSIONS = frozenset(
         "ratelimits.add_ratelimitprofile",
         "ratelimits.change_ratelimitprofile",
         "ratelimits.change_loadsheddingpolicy",
+        "notifications.add_channel",
+        "notifications.change_channel",
         "django_celery_beat.add_periodictask",
         "django_celery_beat.change_periodictask",
         "django_celery_beat.add_crontabschedule",
@@ -31,7 +33,7 @@ OPERATOR_PERMISSIONS = frozenset(
 )
 
 #: Verbs of our own, whichever model carries them. One that no installed app brings is passed over.
-OPERATOR_VERBS = frozenset({"reset_caller", "explain_decision", "run_periodictask"})
+OPERATOR_VERBS = frozenset({"reset_caller", "explain_decision", "run_periodictask", "test_channel", "retry_delivery"})
 
 
 def permissions_of(group: str, permissions: Iterable[Permission]) -> list[Permission]:
