@@ -6,7 +6,7 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from controlplane.kernel.env import Env
@@ -17,6 +17,9 @@ from .celery_ready import VARIABLE as READY_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 HOST = "127.0.0.1"
+DRILL_IDENTITY = "ZANTARA_DRILL_IDENTITY_FILE"
+#: Variables that a child has only if it is given them here.
+OWN_TO_SOME = frozenset({"DJANGO_SETTINGS_MODULE", "PROMETHEUS_MULTIPROC_DIR", DRILL_IDENTITY})
 #: The service whose processes are web, workers and beat: they share one folder of metrics.
 CONTROL_PLANE = "controlplane"
 #: The chroma server greets with a drawing and an advertisement; neither helps on an operator's terminal.
@@ -46,6 +49,11 @@ class Plan:
         return self.run_dir / "children"
 
     @property
+    def held_dir(self) -> Path:
+        """A file in it, named like a service, keeps that service stopped."""
+        return self.run_dir / "held"
+
+    @property
     def logs_dir(self) -> Path:
         return self.data_dir / "logs"
 
@@ -73,7 +81,7 @@ class Child:
 
 def base_environ(plan: Plan) -> dict[str, str]:
     """What every child gets: the caller's environment, and where this stack's things are."""
-    environ = {k: v for k, v in plan.environ.items() if k not in {"DJANGO_SETTINGS_MODULE", "PROMETHEUS_MULTIPROC_DIR"}}
+    environ = {name: value for name, value in plan.environ.items() if name not in OWN_TO_SOME}
     environ |= {
         "ZANTARA_DATA_DIR": str(plan.data_dir),
         "ZANTARA_REDIS_URL": plan.redis_url,
@@ -132,6 +140,7 @@ def service_children(plan: Plan) -> list[Child]:
         ),
         _worker(plan, "engine"),
         _worker(plan, "work"),
+        _proof_worker(plan),
         Child(
             name="beat",
             argv=_celery("beat", "--pidfile="),
@@ -161,6 +170,13 @@ def _worker(plan: Plan, queue: str) -> Child:
     )  # fmt: skip
 
 
+def _proof_worker(plan: Plan) -> Child:
+    """Proofs and restores. It alone is told where the drill identity is: nothing else here can read a backup."""
+    child = _worker(plan, "proof")
+    default = str(secret_file("drill_identity.txt", Env(child.environ)))
+    return replace(child, environ={**child.environ, DRILL_IDENTITY: plan.environ.get(DRILL_IDENTITY) or default})
+
+
 def _chroma(plan: Plan, port: int) -> Child:
     return Child(
         name="chroma",
@@ -181,8 +197,9 @@ def _sample(plan: Plan, port: int) -> Child:
         "DJANGO_SETTINGS_MODULE": "examples.zantara.settings",
         "PROMETHEUS_MULTIPROC_DIR": str(_metrics_dir(plan, "sample")),
     }
-    for name in ("ZANTARA_SECRET_KEY", "ZANTARA_SECRET_KEY_FILE", "ZANTARA_DATABASE_URL", "ZANTARA_DATABASE_URL_FILE"):
+    for name in ("ZANTARA_SECRET_KEY", "ZANTARA_DATABASE_URL", "ZANTARA_FIELDS_KEY"):
         environ.pop(name, None)
+        environ.pop(f"{name}_FILE", None)
     return Child(
         name="sample",
         argv=_granian("examples.zantara.wsgi:application", port),

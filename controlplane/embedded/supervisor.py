@@ -68,6 +68,7 @@ class Supervisor:
         self._stop_wanted_at: float | None = None
         self._hurry = False
         self._stopping = False
+        self._held_since: dict[str, float] = {}
 
     def run(self, *, on_ready: Callable[[], None], check_redis: Callable[[], bool]) -> None:
         """Returns after a wanted stop; StackFailed otherwise. Either way no child is left."""
@@ -75,8 +76,12 @@ class Supervisor:
             try:
                 self._start_redis(check_redis)
                 self._run_bootstrap()
+                held = self._names_held()
                 for service in self._services:
-                    self._start(service)
+                    if service.name in held:
+                        self._held_since[service.name] = time.monotonic()
+                    else:
+                        self._start(service)
                 self._wait_until_ready()
                 on_ready()
                 while True:
@@ -124,7 +129,11 @@ class Supervisor:
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
         # Every child is asked, so that the sentence below names all that are missing.
-        while missing := [service.name for service in self._services if not service.ask_ready()]:
+        while missing := [
+            service.name
+            for service in self._services
+            if service.name not in self._held_since and not service.ask_ready()
+        ]:
             if time.monotonic() > deadline:
                 verb = "is" if len(missing) == 1 else "are"
                 raise StackFailed(
@@ -160,6 +169,8 @@ class Supervisor:
                 self._bury(child, restart=restart and not self._stopping)
             elif child.start_at is not None and time.monotonic() >= child.start_at and not self._stopping:
                 self._start(child)
+        if not self._stopping:
+            self._obey_holds()
         if not self._stopping and (self._stop_wanted_at is not None or self._is_orphaned()):
             raise _StopWanted
 
@@ -179,6 +190,9 @@ class Supervisor:
             if code != 0 and not self._stopping:
                 raise self._failed(child, f"The bootstrap failed ({describe_exit(code)}).")
             return
+        if child.name in self._held_since:
+            child.deaths.pop()  # it was wanted: no step towards giving up
+            return
         if not restart:
             return
         verdict = after_death(child.deaths, time.monotonic())
@@ -186,6 +200,32 @@ class Supervisor:
             raise self._failed(child, f"{child.name} died {verdict.deaths} times in a minute ({describe_exit(code)}).")
         self._say(f"{child.name} ended ({describe_exit(code)}); it starts again in {verdict.after_seconds:.1f} s")
         child.start_at = time.monotonic() + verdict.after_seconds
+
+    # --- holding -----------------------------------------------------------------------------
+
+    def _names_held(self) -> set[str]:
+        """Names of files in ``<run>/held``: children that somebody (a restore) wants stopped for the time being."""
+        try:
+            return {path.name for path in self._plan.held_dir.iterdir()}
+        except FileNotFoundError:
+            return set()
+
+    def _obey_holds(self) -> None:
+        """Stop what is held, start what is no longer; a child that was told to stop and does not is killed."""
+        held, now = self._names_held(), time.monotonic()
+        for child in self._services:
+            since = self._held_since.get(child.name)
+            if child.name in held:
+                if since is None:
+                    self._held_since[child.name], child.start_at = now, None
+                    self._say(f"{child.name} is held: it stays stopped until it is let go")
+                    child.send(signal.SIGTERM)
+                elif child.is_running and now - since > KILL_AFTER_SECONDS:
+                    child.kill()
+            elif since is not None and not child.is_running:
+                del self._held_since[child.name]
+                self._say(f"{child.name} is let go")
+                self._start(child)
 
     def _failed(self, child: ChildProcess, problem: str) -> StackFailed:
         if child.tail:

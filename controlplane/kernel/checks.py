@@ -72,9 +72,13 @@ def is_private(path: Path) -> bool:
     return mode & 0o077 == 0
 
 
+#: What an installation that brings its own secrets must bring, beside the key of Django itself.
+REQUIRED = ("ZANTARA_JWT_SECRET", "ZANTARA_LIMITS_SECRET", "ZANTARA_FIELDS_KEY")
+
+
 def check_secrets(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> Iterator[CheckMessage]:
     """Each secret is there, and only its owner can read its file."""
-    missing = [n for n in ("ZANTARA_JWT_SECRET", "ZANTARA_LIMITS_SECRET") if not getattr(settings, n, None)]
+    missing = [name for name in REQUIRED if not getattr(settings, name, None)]
     if getattr(settings, "ZANTARA_JWT_PUBLIC_KEY_FILES", None):
         missing = [name for name in missing if name != "ZANTARA_JWT_SECRET"]
     for name in missing:

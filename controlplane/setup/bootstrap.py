@@ -70,7 +70,7 @@ def bootstrap(env: Env | None = None) -> BootstrapResult:
             keep_database_private()
             steps = [migrate()]
             with _across_machines():
-                steps += [create_profiles(), create_groups(), create_schedules(), publish()]
+                steps += [create_profiles(), create_groups(), create_schedules(), publish(), prepare_backups()]
                 # The last step: whatever fails before it, no password was made that nobody gets to see.
                 admin, password = create_admin(env)
                 steps.append(admin)
@@ -206,6 +206,14 @@ def publish() -> Step:
     if publication.status == "superseded":
         return Step("limits", "unchanged", "Redis holds newer limits than the database; the next reconcile settles it")
     return Step("limits", "warning", "Redis does not answer: the limits are saved, not yet in force")
+
+
+def prepare_backups() -> Step:
+    """The keys that sets are encrypted and signed with, and the first plan, where there never was one."""
+    from backups.keys import ensure_keys
+
+    made = ensure_keys()
+    return _step("backups", len(made), f"things made for backups: {', '.join(made)}", "keys and plans are there")
 
 
 def _step(name: str, count: int, done: str, nothing: str) -> Step:

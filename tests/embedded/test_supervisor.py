@@ -160,6 +160,54 @@ def test_a_child_that_keeps_dying_stops_the_stack_with_its_last_words(run: Run, 
     assert stack.children() == {}
 
 
+def test_a_held_child_stays_stopped_until_it_is_let_go(run: Run, tmp_path: Path) -> None:
+    stack = run(web=SLEEP, beat=SLEEP)
+    wait_line(stack, "ready")
+    first, beat = stack.children()["web"], stack.children()["beat"]
+    held = tmp_path / "run" / "held" / "web"
+    held.parent.mkdir(parents=True)
+    held.touch()
+    wait_for(lambda: "web" not in stack.children(), 5, "the end of web")
+    time.sleep(1.5)  # the restart after a death would have come by now
+    assert gone(first)
+    assert stack.children() == {"beat": beat}
+    held.unlink()
+    wait_for(lambda: stack.children().get("web"), 5, "a new web")
+    lines = [line for line in stack.lines() if line.startswith("stack ")]
+    assert lines == ["stack     | web is held: it stays stopped until it is let go", "stack     | web is let go"]
+
+
+def test_a_held_child_that_is_deaf_is_killed(run: Run, tmp_path: Path) -> None:
+    stack = run(web=DEAF)
+    wait_line(stack, "deaf")
+    (tmp_path / "run" / "held").mkdir(parents=True)
+    (tmp_path / "run" / "held" / "web").touch()
+    wait_for(lambda: "web" not in stack.children(), 9, "the end of web")
+
+
+def test_a_stack_that_starts_while_a_child_is_held_is_ready_without_it(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "run" / "held").mkdir(parents=True)
+    (tmp_path / "run" / "held" / "web").touch()
+    stack = run(web="open('web.ready', 'w').close(); import time; time.sleep(600)", beat=SLEEP)
+    wait_line(stack, "ready")
+    assert set(stack.children()) == {"beat"}
+    (tmp_path / "run" / "held" / "web").unlink()
+    wait_for(lambda: stack.children().get("web"), 5, "web")
+
+
+def test_being_held_often_is_no_reason_to_give_up(run: Run, tmp_path: Path) -> None:
+    stack = run(web=SLEEP)
+    wait_line(stack, "ready")
+    held = tmp_path / "run" / "held" / "web"
+    held.parent.mkdir(parents=True)
+    for _ in range(6):
+        held.touch()
+        wait_for(lambda: "web" not in stack.children(), 5, "the end of web")
+        held.unlink()
+        wait_for(lambda: stack.children().get("web"), 5, "a new web")
+    assert stack.process.poll() is None
+
+
 def test_a_bootstrap_that_fails_stops_the_stack_before_the_services(run: Run) -> None:
     stack = run(redis=SLEEP, bootstrap="import sys; print('no room'); sys.exit(1)", web=SLEEP)
     assert stack.wait(10) == 1
