@@ -11,10 +11,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 import redis
 
 from tests import harness, needs
+
+# A busy machine is no bug: how long an example takes says nothing here. What must be fast is in benchmarks/.
+hypothesis.settings.register_profile("zantara", deadline=None)
+hypothesis.settings.load_profile("zantara")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,6 +23,9 @@ METRICS = (
     REQUESTS, DURATION, ROLE_DURATION, CONNECTIONS, IN_FLIGHT, VECTOR_OPERATIONS, JWT_OPERATIONS,
 )  # fmt: skip
 
+#: Asked by machines every few seconds, us among them: they are counted in ``/metrics``, but are no traffic.
+PROBE_ROUTES = frozenset({"/livez", "/readyz", "/startupz", "/health", "/metrics"})
+
 #: ``status`` of an operation that did what was asked; anything else counts as an error.
 SUCCESS = "success"
 
@@ -94,7 +97,8 @@ def dashboard_metrics(before: Exposition, after: Exposition, seconds: float) -> 
 
 
 def metrics_of(seen: Difference) -> DashboardMetrics:
-    """The same from a difference that is there already."""
+    """The same from a difference that is there already. Scrapes and health checks are left out."""
+    seen = seen.without("route", PROBE_ROUTES)
     by_status = seen.by(REQUESTS, "status")
     share = error_share(by_status)
     count = sum(by_status.values())

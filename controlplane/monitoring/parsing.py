@@ -7,7 +7,7 @@ series of their own (``…_bucket``, ``…_sum``, ``…_count``), as in the text
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -140,6 +140,14 @@ class Difference:
     seconds: float
     increases: Mapping[str, Series]
     gauges: Mapping[str, Series]
+
+    def without(self, label: str, values: Collection[str]) -> Difference:
+        """The same without the growth of series whose ``label`` has one of these values."""
+        kept = {
+            name: {own: value for own, value in series.items() if dict(own).get(label) not in values}
+            for name, series in self.increases.items()
+        }
+        return Difference(self.seconds, kept, self.gauges)
 
     def total(self, name: str, **labels: str) -> float:
         """How much the series with these labels grew, together."""

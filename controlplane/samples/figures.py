@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from controlplane.monitoring.dashboard import DURATION, Flow, metrics_of
+from controlplane.monitoring.dashboard import DURATION, PROBE_ROUTES, Flow, metrics_of
 from controlplane.monitoring.dashboard import METRICS as DASHBOARD_METRICS
 from controlplane.monitoring.parsing import Buckets, Difference, Exposition, difference, quantile
 
@@ -65,7 +65,7 @@ def figures_of(before: Exposition, after: Exposition, seconds: float) -> dict[st
         "roles": _busiest_roles({flow["name"]: flow["rate"] for flow in shown["requests"]["byRole"]}),
         "routes": [_named(flow) for flow in shown["requests"]["byRoute"][:MOST_NAMED]],
         "handlers": [_named(flow) for flow in shown["requests"]["byHandler"][:MOST_NAMED]],
-        "buckets": _written(_duration_buckets(passed)),
+        "buckets": _written(_duration_buckets(passed.without("route", PROBE_ROUTES))),
     }
 
 

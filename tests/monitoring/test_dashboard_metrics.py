@@ -145,3 +145,16 @@ def test_it_is_plain_json_and_time_must_have_passed() -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     with pytest.raises(Refused):
         dashboard_metrics(NOTHING, after, 0)
+
+
+def test_scrapes_and_health_checks_are_no_traffic() -> None:
+    def scrape(work: int, probes: int) -> str:
+        lines = ["# TYPE zantara_requests_total counter"]
+        for route, count in (("/zantara.unified", work), ("/livez", probes), ("/metrics", probes), ("/health", probes)):
+            labels = f'method="GET",route="{route}",status="200",user_role="anonymous",handler="unknown"'
+            lines.append(f"zantara_requests_total{{{labels}}} {count}")
+        return "\n".join(lines) + "\n"
+
+    shown = dashboard_metrics(parse(scrape(10, 100)), parse(scrape(25, 400)), 5.0)
+    assert (shown["requests"]["count"], shown["requests"]["rate"]) == (15, 3.0)
+    assert [flow["name"] for flow in shown["requests"]["byRoute"]] == ["/zantara.unified"]
