@@ -5,9 +5,15 @@ from __future__ import annotations
 import sys
 import traceback
 
-from benchmarks import layers, limiter, restarts, shedding
+from benchmarks import backups, layers, limiter, restarts, shedding
 
-BENCHMARKS = {"limiter": limiter.main, "layers": layers.main, "restarts": restarts.main, "shedding": shedding.main}
+BENCHMARKS = {
+    "limiter": limiter.main,
+    "layers": layers.main,
+    "restarts": restarts.main,
+    "shedding": shedding.main,
+    "backups": backups.main,
+}
 
 
 def main(names: list[str]) -> int:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable
-from typing import cast
 
 import psutil
 
@@ -17,9 +15,9 @@ _open: tuple[int, int] = (0, -1)
 _text = ctypes.create_string_buffer(64)
 #: ``os.pread`` lets go of the interpreter, and a thread that computes then keeps it for five milliseconds. The kernel
 #: answers this file within a microsecond: we hold on to it.
-_pread: Callable[[int, object, int, int], int] = ctypes.PyDLL(None).pread
-cast("ctypes._CFuncPtr", _pread).argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_ssize_t)
-cast("ctypes._CFuncPtr", _pread).restype = ctypes.c_ssize_t
+_pread = ctypes.PyDLL(None).pread
+_pread.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_size_t, ctypes.c_ssize_t)
+_pread.restype = ctypes.c_ssize_t
 
 
 def resident_bytes() -> int:

@@ -40,8 +40,8 @@ class Admission:
         self._policy, self._monotonic = policy, monotonic
         self._lock = threading.Lock()
         self._in_hand = [0, 0, 0]
-        # integrals of requests in hand over time, per rank, since the step began
-        self._areas = [0.0, 0.0, 0.0]
+        # the integral of requests in hand over time, since the step began
+        self._area = 0.0
         self._changed_at = self._stepped_at = monotonic()
         self._most = self._arrived = 0
         self._cpu = 0.0
@@ -50,7 +50,6 @@ class Admission:
         self._lags: deque[tuple[float, float]] = deque()
         self._kind = ""
         self._controls: controller.Controls = controller.make("off", threads)
-        self._top_mean = self._middle_mean = 0.0
         no_bound = float("inf")
         self.caps = Caps(no_bound, no_bound, no_bound, no_bound)
         self.last_seen = Seen()
@@ -80,7 +79,10 @@ class Admission:
         caps = self.caps
         if rank is Rank.TOP:
             return top + 1 <= caps.top
-        if low + middle + top + 1 > caps.total or low + middle + 1 > caps.below:
+        in_hand = low + middle + top
+        if in_hand + 2 <= caps.total:
+            return True  # one more place stays free for the classes above: what they leave is lent
+        if in_hand + 1 > caps.total or low + middle + 1 > caps.below:
             return False
         return rank is Rank.MIDDLE or low + 1 <= caps.low
 
@@ -94,10 +96,7 @@ class Admission:
     def _account(self) -> None:
         now = self._monotonic()
         passed, self._changed_at = now - self._changed_at, now
-        areas, in_hand = self._areas, self._in_hand
-        areas[0] += passed * in_hand[0]
-        areas[1] += passed * in_hand[1]
-        areas[2] += passed * in_hand[2]
+        self._area += passed * self.in_hand
 
     # --- the watching thread ---------------------------------------------------------------------
 
@@ -132,7 +131,7 @@ class Admission:
         if policy.controller != self._kind:
             self._kind, self._controls = policy.controller, controller.make(policy.controller, self.threads)
         self.last_seen = seen
-        self.caps = controller.caps(self._controls.step(seen, policy), seen, policy, self.threads)
+        self.caps = controller.caps(self._controls.step(seen, policy), policy, self.threads)
         set_admission_limit(self.caps.total)
 
     def _seen(self) -> Seen:
@@ -141,23 +140,17 @@ class Admission:
         passed = max(now - self._stepped_at, 1e-6)
         while self._lags and self._lags[0][0] < now - LAG_WINDOW_SECONDS:
             self._lags.popleft()
-        means = [area / passed for area in self._areas]
-        # over about half a second: whether a class wants its share is no matter of one step
-        self._top_mean += 0.2 * (means[Rank.TOP] - self._top_mean)
-        self._middle_mean += 0.2 * (means[Rank.MIDDLE] - self._middle_mean)
         seen = Seen(
             lag=_p90([lag for _, lag in self._lags]),
             wait=_p90(self._waits) if self._waits else None,
-            mean=sum(means),
+            mean=self._area / passed,
             most=self._most,
             arrived=self._arrived / passed,
             service=sum(self._times) / len(self._times) if self._times else self.last_seen.service,
             cpu=self._cpu / len(self._times) if self._times else self.last_seen.cpu,
             slow=_p90(self._times),
-            top=self._top_mean,
-            middle=self._middle_mean,
         )
-        self._stepped_at, self._areas, self._arrived, self._most = now, [0.0, 0.0, 0.0], 0, self.in_hand
+        self._stepped_at, self._area, self._arrived, self._most = now, 0.0, 0, self.in_hand
         self._cpu = 0.0
         self._times.clear()
         self._waits.clear()

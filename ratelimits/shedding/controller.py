@@ -16,16 +16,26 @@ from .policy import SheddingPolicy
 LEAST = 2.0
 #: Multiplicative decrease, additive increase: the factors of the tried prototype.
 CUT, RAISE = 0.85, 0.25
-#: Steps (tenths of a second) that "too much" must last before it is more than a crowd at the door.
-STEPS = 3
+#: Steps (tenths of a second) that "too much" must last before it is more than a crowd at the door. At 2.5 times the
+#: capacity half a second leaves a queue of 0.75 s: it is gone before the callers, who wait a second, are.
+STEPS = 5
+#: A house that is crowded for so many steps although the low classes make room: the top class as well leaves one thread
+#: free for as many steps.
+TOP_STEPS, CROWDED_SHARE = 8, 0.92
 #: A house is full above this share of its threads: between two requests a thread is free for a moment.
-FULL_SHARE = 0.92
+FULL_SHARE = 0.95
 #: What is asked for must fall below this share of the threads before a full house counts as over.
 ROOM_SHARE = 0.85
 #: The top class may hold this share of the threads, however far the bound is cut.
 TOP_SHARE = 0.75
 #: Lag counts while this share of the threads is in use: otherwise it is somebody else who keeps the machine busy.
-BUSY_SHARE = 0.75
+BUSY_SHARE = 0.6
+#: An interpreter that computes for this share of the time is full, where a sleeping thread wakes late by this share of
+#: the lag as well; it is over below ``ROOM_CPU``.
+SATURATED, WAITING_SHARE, ROOM_CPU = 0.8, 0.6, 0.75
+#: A bound that was cut is raised only below this share of the lag that cuts it. In between refusals still take their
+#: time, and a queue grew outside that nothing here shows: a process ended at its full bound.
+CALM_SHARE = 0.4
 #: Where requests compute, the bound is cut as far as this share of the threads. On two cores at 2.5 times the
 #: capacity a quarter kept 75 % of it and half only 32 %: computing threads keep the refusals from the interpreter.
 FLOOR_SHARE = 0.25
@@ -41,7 +51,6 @@ class Seen:
     ``arrived``   requests per second that came, refused ones included
     ``cpu``       mean CPU time of an answered request, 0 where it cannot be told (async)
     ``service``   mean time to answer, ``slow`` its 90th percentile, 0 where nothing was answered
-    ``top``, ``middle``  requests of these classes in hand, averaged
     """
 
     lag: float = 0.0
@@ -52,16 +61,18 @@ class Seen:
     service: float = 0.0
     cpu: float = 0.0
     slow: float = 0.0
-    top: float = 0.0
-    middle: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """At most ``limit`` requests in hand; ``pressed`` says that the classes are held to their shares."""
+    """At most ``limit`` requests in hand; ``pressed`` says that the classes are held to their shares.
+
+    ``top`` is what the top class may hold, where that is more than the bound and its guaranteed share.
+    """
 
     limit: float
     pressed: bool
+    top: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +89,20 @@ class Controls(Protocol):
     def step(self, seen: Seen, policy: SheddingPolicy) -> Bound: ...
 
 
-def caps(bound: Bound, seen: Seen, policy: SheddingPolicy, most: float) -> Caps:
+def caps(bound: Bound, policy: SheddingPolicy, most: float) -> Caps:
     """The classes' shares of a bound.
 
     The top class may fill all of it and more, whatever the others hold: it is refused only where it is too much
-    by itself. The others are held to their shares while
-    classes above them want theirs, and may borrow what those leave, with one place kept free for the next.
-    Everybody may have at least one request in hand: a class that is shut out for ever learns nothing.
+    by itself. The others are held to their shares; beyond them they are lent what nobody uses, as long as one
+    place stays free for the classes above. Everybody may have at least one request in hand: a class that is shut
+    out for ever learns nothing.
     """
     if not bound.pressed:
         return Caps(bound.limit, bound.limit, bound.limit, bound.limit)
-    limit = bound.limit
-    left_by_top = limit - 1 - seen.top
-    left_by_both = left_by_top - seen.middle
     # a part of a place is a place: with too few in hand the interpreter idles between two callers
-    below = max(ceil(limit * policy.middle_share_percent / 100), left_by_top)
-    low = max(ceil(limit * policy.low_share_percent / 100), left_by_both)
-    return Caps(max(limit, TOP_SHARE * most), below, min(low, below), limit)
+    below = ceil(bound.limit * policy.middle_share_percent / 100)
+    low = ceil(bound.limit * policy.low_share_percent / 100)
+    return Caps(max(bound.limit, bound.top, TOP_SHARE * most), below, min(low, below), bound.limit)
 
 
 @dataclass(slots=True)
@@ -191,33 +199,52 @@ class Adaptive(_Steered):
 
     standing: bool = False
     _too_much_steps: int = 0
+    _crowded_steps: int = 0
+    _crowded: bool = False
     _asked: float = 0.0
     _asked_cpu: float = 0.0
 
     def late(self, seen: Seen, policy: SheddingPolicy) -> bool:
         return seen.lag * 1000 > policy.lag_ms
 
+    def steer(self, seen: Seen, policy: SheddingPolicy) -> None:
+        if self.late(seen, policy):
+            self.limit = max(self.most * FLOOR_SHARE, self.limit * CUT)
+        elif seen.lag * 1000 < policy.lag_ms * CALM_SHARE:
+            self.limit = min(self.most, self.limit + RAISE)
+
     def step(self, seen: Seen, policy: SheddingPolicy) -> Bound:
         # Little's law: what would be in hand if everybody who came were served, as quickly as those who were
         self._asked += 0.3 * (max(seen.arrived * seen.service, seen.mean) - self._asked)
         self._asked_cpu += 0.3 * (seen.arrived * seen.cpu - self._asked_cpu)
         waits = seen.wait is not None and seen.wait * 1000 > policy.queue_wait_ms
-        # the highest number, not the mean: threads that wait for the interpreter wait outside as well
-        stuck = self.late(seen, policy) and seen.most >= BUSY_SHARE * self.most
+        stuck = self.late(seen, policy) and seen.mean >= BUSY_SHARE * self.most
+        # threads that wait for the interpreter outside, before anybody counts them, are not in hand
+        stuck = stuck or (self._asked_cpu >= SATURATED and seen.lag * 1000 > policy.lag_ms * WAITING_SHARE)
         full = seen.mean >= FULL_SHARE * self.most
-        self._too_much_steps = min(self._too_much_steps + 1, STEPS) if full or waits or stuck else 0
+        if full or waits or stuck:
+            # twice as late is twice as clear
+            weight = 2 if stuck and seen.lag * 1000 > 2 * policy.lag_ms else 1
+            self._too_much_steps = min(self._too_much_steps + weight, STEPS)
+        else:
+            self._too_much_steps = max(self._too_much_steps - 2, 0)
         if self._too_much_steps >= STEPS:
             if not self.standing and stuck:
                 self.limit = self.most * FLOOR_SHARE  # the queue grows with every step: no time to find out slowly
             self.standing = True
-        elif self._asked < ROOM_SHARE * self.most and self._asked_cpu < ROOM_SHARE and not (waits or stuck):
+        elif self._asked < ROOM_SHARE * self.most and self._asked_cpu < ROOM_CPU and not (waits or stuck):
             self.standing, self.limit = False, self.most
         if not self.standing:
+            self._crowded_steps, self._crowded = 0, False
             return Bound(self.most, pressed=False)
         self.steer(seen, policy)
-        self.limit = max(self.limit, self.most * FLOOR_SHARE)
         # one thread stays free to refuse: with all of them waiting the queue outside would never get shorter
-        return Bound(max(LEAST, min(self.limit, self.most - 1)), pressed=True)
+        free = self.most - 1
+        crowded = seen.mean >= CROWDED_SHARE * self.most
+        self._crowded_steps = min(self._crowded_steps + 1, TOP_STEPS) if crowded else max(self._crowded_steps - 1, 0)
+        self._crowded = self._crowded_steps >= TOP_STEPS or (self._crowded and self._crowded_steps > 0)
+        top_fits = self.limit >= free and not self._crowded
+        return Bound(max(LEAST, min(self.limit, free)), pressed=True, top=self.most if top_fits else 0.0)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.core.handlers.base import BaseHandler
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
@@ -114,7 +115,7 @@ def test_a_path_that_only_begins_like_an_exempt_one_is_not_exempt(
 def test_a_full_process_refuses_low_classes_and_serves_the_top_one(
     under: Callable[..., None], sheds: list[tuple[str, str]], service: SheddingMiddleware
 ) -> None:
-    service.admission.caps = Caps(top=6, below=1, low=0, total=4)
+    service.admission.caps = Caps(top=6, below=1, low=0, total=1)
     assert service(get()).status_code == 503
     assert service(get(role="External")).status_code == 503
     assert service(get(role=TECH_LEAD)).status_code == 200
@@ -165,6 +166,20 @@ def test_a_shed_costs_under_a_millisecond(under: Callable[..., None], service: S
     for _ in range(500):
         assert service(request).status_code == 503
     assert (time.thread_time() - began) / 500 < 0.001
+
+
+def test_a_shed_is_counted_and_writes_no_line(
+    under: Callable[..., None],
+    service: SheddingMiddleware,
+    sheds: list[tuple[str, str]],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    under(memory=95.0)
+    handler = BaseHandler()
+    handler._middleware_chain = service
+    assert handler.get_response(get()).status_code == 503
+    assert sheds == [("memory", "default")]
+    assert caplog.records == []
 
 
 def test_a_policy_that_is_switched_off_sheds_nothing(
