@@ -164,6 +164,9 @@ class PlanState(models.Model):
     plan = models.OneToOneField(BackupPlan, on_delete=models.CASCADE, related_name="state")
     retention_frozen_at = models.DateTimeField(null=True)
     retention_frozen_reason = models.TextField(blank=True)
+    retention_baseline_at = models.DateTimeField(
+        null=True, help_text="Sets before this are not compared with: somebody accepted a later one's size."
+    )
     missed_noticed_for = models.DateTimeField(null=True, help_text="The missed run that was last spoken of.")
 
     class Meta:

@@ -33,6 +33,7 @@ from unfold.forms import AdminPasswordChangeForm, BaseDialogForm, UserChangeForm
 from unfold.sites import UnfoldAdminSite
 from unfold.views import ChangeList as _ThemeChangeList
 from unfold.widgets import (
+    UnfoldAdminCheckboxSelectMultipleWidget,
     UnfoldAdminDecimalFieldWidget,
     UnfoldAdminEmailInputWidget,
     UnfoldAdminIntegerFieldWidget,
@@ -172,6 +173,7 @@ _WIDGETS: tuple[tuple[type[forms.Widget], type[Any]], ...] = (
     (forms.EmailInput, UnfoldAdminEmailInputWidget),
     (forms.Textarea, UnfoldAdminTextareaWidget),
     (forms.RadioSelect, UnfoldAdminRadioSelectWidget),
+    (forms.CheckboxSelectMultiple, UnfoldAdminCheckboxSelectMultipleWidget),
     (forms.SelectMultiple, UnfoldAdminSelectMultipleWidget),
     (forms.Select, UnfoldAdminSelectWidget),
     (forms.CheckboxInput, UnfoldBooleanSwitchWidget),
@@ -192,7 +194,7 @@ def theme_widget(field: forms.Field) -> None:
     if new is None or new is type(old):
         return
     attrs = {name: value for name, value in old.attrs.items() if name != "class"}
-    widget = new(attrs=attrs, choices=old.choices) if isinstance(old, forms.Select) else new(attrs=attrs)
+    widget = new(attrs=attrs, choices=old.choices) if isinstance(old, forms.widgets.ChoiceWidget) else new(attrs=attrs)
     widget.is_required, widget.is_localized = old.is_required, old.is_localized
     field.widget = widget
 

@@ -15,11 +15,11 @@ from pathlib import Path
 from controlplane.kernel.env import Env
 from controlplane.kernel.errors import ConfigurationError, Refused
 from controlplane.kernel.local_secrets import data_dir
+from controlplane.kernel.redis_server import find_server
 from controlplane.kernel.redis_urls import default_redis_url, socket_path
 
 from . import processes
 from .children import HOST, Plan
-from .redis_server import find_server
 
 #: How long a new run waits for one that is just going down; a little more than the longest shutdown.
 WAIT_FOR_STOPPING_SECONDS = 12.0

@@ -33,7 +33,24 @@ OPERATOR_PERMISSIONS = frozenset(
 )
 
 #: Verbs of our own, whichever model carries them. One that no installed app brings is passed over.
-OPERATOR_VERBS = frozenset({"reset_caller", "explain_decision", "run_periodictask", "test_channel", "retry_delivery"})
+OPERATOR_VERBS = frozenset(
+    {
+        "reset_caller",
+        "explain_decision",
+        "run_periodictask",
+        "test_channel",
+        "retry_delivery",
+        # Of backups: whatever makes and proves. What replaces or destroys data, or runs commands on the host, is an
+        # administrator's: restore, delete, unfreeze, the recovery kit, plans, sources, targets and services.
+        "run_backup",
+        "cancel_backup",
+        "verify_backup",
+        "drill_backup",
+        "pin_backup",
+        "test_backupsource",
+        "test_storagetarget",
+    }
+)
 
 
 def permissions_of(group: str, permissions: Iterable[Permission]) -> list[Permission]:

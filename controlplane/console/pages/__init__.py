@@ -10,6 +10,26 @@ from controlplane.kernel.registry import SetupStep, cards, setup_steps
 #: Who may read the admin's log may read how the installation is set up.
 SYSTEM_PERMISSION = "admin.view_logentry"
 
+#: The lines of the room of backups; one whose page is not there is left out of the sidebar.
+_BACKUPS = tuple(
+    (title, icon, name, f"backups.view_{model}")
+    for title, icon, name, model in (
+        ("History", "history", "admin:backups_backuprecord_changelist", "backuprecord"),
+        ("Plans", "event_repeat", "admin:backups_backupplan_changelist", "backupplan"),
+        ("Sources", "database", "admin:backups_backupsource_changelist", "backupsource"),
+        ("Storage targets", "hard_drive", "admin:backups_storagetarget_changelist", "storagetarget"),
+        ("Proofs", "verified", "admin:backups_proofrun_changelist", "proofrun"),
+        ("Restores", "settings_backup_restore", "admin:backups_restorerecord_changelist", "restorerecord"),
+        (
+            "Controlled services",
+            "power_settings_new",
+            "admin:backups_controlledservice_changelist",
+            "controlledservice",
+        ),
+        ("Backup health", "health_and_safety", "admin:backups_health", "backuprecord"),
+    )
+)
+
 
 def _people_have_own_accounts() -> bool:
     from django.contrib.auth import get_user_model
@@ -36,6 +56,8 @@ def register_pages() -> None:
         "admin:ratelimits_ratelimitprofile_changelist",
         "ratelimits.view_ratelimitprofile|ratelimits.change_ratelimitprofile",
     )
+    for title, icon, url_name, permission in _BACKUPS:
+        add_navigation("Backups", title, icon, url_name, permission)
     add_navigation(
         "Automation",
         "Schedules",

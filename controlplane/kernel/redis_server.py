@@ -1,4 +1,4 @@
-"""Find the Redis (or Valkey) server that the one-machine stack runs."""
+"""Find the Redis (or Valkey) server program: of the one-machine stack, and of a restore drill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
-from controlplane.kernel.errors import ConfigurationError
+from .errors import ConfigurationError
 
 
 def find_server() -> Path:

@@ -1,0 +1,43 @@
+"""Form fields that several of our forms use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django import forms
+
+
+class LinesField(forms.CharField):
+    """A list of texts, one a line."""
+
+    widget = forms.Textarea
+
+    def prepare_value(self, value: Any) -> Any:
+        return "\n".join(map(str, value)) if isinstance(value, list | tuple) else value
+
+    def to_python(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return list(value)
+        return [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(list(initial or []) != self.to_python(data))
+
+
+class SecretField(forms.CharField):
+    """Write-only: never rendered back. Empty keeps what is there; its help says whether something is."""
+
+    def __init__(self, *, is_set: bool, **kwargs: Any) -> None:
+        required = kwargs.pop("required", False) and not is_set
+        super().__init__(
+            required=required,
+            widget=forms.PasswordInput(render_value=False, attrs={"autocomplete": "new-password"}),
+            strip=True,
+            **kwargs,
+        )
+        state = "Set; leave empty to keep it." if is_set else "Not set."
+        self.help_text = f"{state} {self.help_text}".strip()
+        self.is_set = is_set
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        return bool(data)

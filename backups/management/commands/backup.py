@@ -1,0 +1,89 @@
+"""``manage.py backup``: run, look at, prove, expire, and recover the catalogue of restore points."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from backups.cli import exits, looking, recovering, running
+from backups.cli.output import Output
+from controlplane.kernel.errors import Unavailable, ZantaraError
+
+WORDS: Mapping[str, Callable[[Mapping[str, Any], Output], int]] = {
+    "run": running.run,
+    "list": looking.show,
+    "verify": running.verify,
+    "drill": running.drill,
+    "health": looking.health,
+    "prune": looking.prune,
+    "rebuild-catalogue": recovering.rebuild,
+    "kit": recovering.kit,
+}
+
+
+class Command(BaseCommand):
+    help = "Restore points: run | list | verify | drill | health | prune | rebuild-catalogue | kit."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = exits.IN_WORDS
+        words = parser.add_subparsers(dest="word", required=True, metavar="WORD")
+        run = _word(words, "run", "run a plan now and watch it")
+        run.add_argument("--plan", help="its name; not needed where there is one plan")
+        run.add_argument("--source", action="append", default=[], help="only this source of it (may be repeated)")
+        run.add_argument("--reason", default="", help="why, for the record")
+        run.add_argument("--here", action="store_true", help="do the work in this process, without a worker")
+        shown = _word(words, "list", "restore points, newest first")
+        shown.add_argument("--plan")
+        shown.add_argument("--limit", type=int, default=30)
+        shown.add_argument("--all", action="store_true", help="deleted ones too")
+        shown.add_argument("--lines", action="store_true", help="with the line that restores each part by stock tools")
+        verify = _word(words, "verify", "check what is stored, up to L2")
+        _proof(verify)
+        verify.add_argument("--level", type=int, choices=(0, 1, 2), default=2)
+        _proof(_word(words, "drill", "restore into scratch and compare exactly (L3)"))
+        _word(words, "health", "what is right and wrong with the backups")
+        prune = _word(words, "prune", "let retention act now")
+        prune.add_argument("--plan")
+        prune.add_argument("--dry-run", action="store_true", help="only say what would be kept and deleted, and why")
+        rebuild = _word(words, "rebuild-catalogue", "make the records anew from the stores alone")
+        rebuild.add_argument("--target", help="only this one")
+        rebuild.add_argument("--kit", metavar="FILE", help="install this recovery kit first")
+        rebuild.add_argument("--identity", metavar="FILE", help="the recovery key that opens the kit")
+        kit = _word(words, "kit", "write the recovery kit, or install one")
+        kit.add_argument("--output", metavar="FILE")
+        kit.add_argument("--install", metavar="FILE", help="take targets and keys from this kit")
+        kit.add_argument("--identity", metavar="FILE", help="the recovery key that opens it")
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        run_word(WORDS[options["word"]], options, Output(self.stdout._out, as_json=options["json"]))  # type: ignore[attr-defined]
+
+
+def run_word(word: Callable[[Mapping[str, Any], Output], int], options: Mapping[str, Any], output: Output) -> None:
+    """Do it, and leave with the exit code that says how it went."""
+    try:
+        code = word(options, output)
+    except Unavailable as error:
+        raise CommandError(str(error), returncode=exits.UNKNOWN) from None
+    except ZantaraError as error:
+        raise CommandError(str(error), returncode=exits.FAILED) from None
+    except KeyboardInterrupt:
+        raise CommandError("Interrupted. What was begun goes on.", returncode=exits.INTERRUPTED) from None
+    if code:
+        raise SystemExit(code)
+
+
+def _word(words: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = words.add_parser(name, help=text, description=text)
+    parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
+    return parser
+
+
+def _proof(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("name", help="of the restore point, or `latest`")
+    parser.add_argument("--part", action="append", default=[], help="only this part of it (may be repeated)")
+    parser.add_argument("--here", action="store_true", help="do the work in this process, without the proof worker")
+    parser.add_argument("--identity", metavar="FILE", help="with --here: the age identity that opens the set")

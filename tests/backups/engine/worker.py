@@ -1,0 +1,69 @@
+"""A worker in a process of its own, which a test may kill or stop: python -m tests.backups.engine.worker ACTION PK.
+
+``--pause``: where it would be killed it stops (SIGSTOP) and goes on when it is woken; what it believed of its lease is
+then old at once. ``--wait``: it says ``ready`` and begins when it is told to.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from types import SimpleNamespace
+
+import django
+
+
+def main() -> None:
+    django.setup()
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
+    if "--pause" in sys.argv:
+        _pause_instead()
+    if "--wait" in sys.argv:
+        print("ready", flush=True)
+        sys.stdin.readline()
+    action, pk = arguments[0], int(arguments[1])
+    print(json.dumps({"result": ACTIONS[action](pk)}), flush=True)
+
+
+def _pause_instead() -> None:
+    from backups import killpoints
+    from backups.engine import fence
+
+    killpoints.signal = SimpleNamespace(SIGKILL=signal.SIGSTOP)  # type: ignore[attr-defined]
+    fence._BELIEVED_SECONDS = 0.2
+
+
+def _run(pk: int) -> str:
+    from backups.engine.run import run_backup
+
+    record = run_backup(pk, owner=f"worker-{os.getpid()}")
+    return record.state if record is not None else "not mine"
+
+
+def _tend(_: int) -> str:
+    from datetime import timedelta
+
+    from backups.engine.recover import tend_backups
+    from controlplane.kernel import clock
+
+    return str(tend_backups(clock.now() + timedelta(seconds=61)))
+
+
+def _delete(pk: int) -> str:
+    from backups.engine.deleting import begin, delete_set
+    from backups.models import BackupRecord
+    from controlplane.kernel import clock
+
+    record = BackupRecord.objects.get(pk=pk)
+    if record.state != "deleting":
+        begin(record, reason="test", actor="test", now=clock.now())
+    return str(delete_set(pk, owner=f"worker-{os.getpid()}"))
+
+
+ACTIONS = {"run": _run, "tend": _tend, "delete": _delete}
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
+    main()
