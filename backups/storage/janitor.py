@@ -17,7 +17,6 @@ from backups.errors import StorageRefused
 from backups.models import BackupRecord, StorageTarget
 
 from .base import Storage, Upload
-from .sets import ROOT
 from .targets import open_target
 
 log = structlog.get_logger(__name__)
@@ -41,11 +40,11 @@ def prefixes_of(target: StorageTarget, now: datetime) -> Prefixes:
 
 
 def stale_uploads(
-    storage: Storage, live_prefixes: Iterable[str], older_than: datetime, *, dead_prefixes: Iterable[str] = ()
+    uploads: Iterable[Upload], live_prefixes: Iterable[str], older_than: datetime, *, dead_prefixes: Iterable[str] = ()
 ) -> Iterator[Upload]:
-    """Uploads below no live prefix that are older, or below a dead prefix whatever their age."""
+    """Those below no live prefix that are older, or below a dead prefix whatever their age."""
     live, dead = frozenset(live_prefixes), frozenset(dead_prefixes)
-    for upload in storage.uploads(""):
+    for upload in uploads:
         folders = _folders(upload.key)
         if not live.isdisjoint(folders):
             continue
@@ -53,12 +52,33 @@ def stale_uploads(
             yield upload
 
 
+def stale_uploads_of(target: StorageTarget, now: datetime, storage: Storage) -> list[Upload]:
+    """The stale uploads in the store of a target."""
+    found = list(storage.uploads(""))
+    if not found:
+        return []
+    # Read after the uploads: a run has its prefix in its row before it begins one.
+    prefixes = prefixes_of(target, now)
+    return list(stale_uploads(found, prefixes.live, now - STRANGER, dead_prefixes=prefixes.dead))
+
+
 def abort_stale_uploads(
     storage: Storage, live_prefixes: Iterable[str], older_than: datetime, *, dead_prefixes: Iterable[str] = ()
 ) -> list[Upload]:
     """Abort them; those that were. One that is refused is logged and left; StorageUnavailable passes through."""
+    found = list(storage.uploads(""))
+    return _abort(storage, stale_uploads(found, live_prefixes, older_than, dead_prefixes=dead_prefixes))
+
+
+def tidy(target: StorageTarget, now: datetime, *, storage: Storage | None = None) -> list[Upload]:
+    """Abort the stale uploads of a target; those that were. Raises what the store raises."""
+    storage = storage or open_target(target)
+    return _abort(storage, stale_uploads_of(target, now, storage))
+
+
+def _abort(storage: Storage, uploads: Iterable[Upload]) -> list[Upload]:
     aborted = []
-    for upload in list(stale_uploads(storage, live_prefixes, older_than, dead_prefixes=dead_prefixes)):
+    for upload in uploads:
         try:
             storage.abort_upload(upload)
         except StorageRefused as error:
@@ -69,21 +89,7 @@ def abort_stale_uploads(
     return aborted
 
 
-def tidy(target: StorageTarget, now: datetime, *, storage: Storage | None = None) -> list[Upload]:
-    """Abort the stale uploads of a target; those that were. Raises what the store raises."""
-    storage = storage or open_target(target)
-    found = list(storage.uploads(""))
-    if not found:
-        return []
-    # Read after the uploads: a run that began one since then has its prefix in a row before it writes.
-    prefixes = prefixes_of(target, now)
-    return abort_stale_uploads(storage, prefixes.live, now - STRANGER, dead_prefixes=prefixes.dead)
-
-
 def _folders(key: str) -> frozenset[str]:
     """Every folder that the key is in."""
     parts = key.split("/")[:-1]
     return frozenset("/".join(parts[: count + 1]) for count in range(len(parts)))
-
-
-__all__ = ["ROOT", "STRANGER", "Prefixes", "abort_stale_uploads", "prefixes_of", "stale_uploads", "tidy"]

@@ -7,6 +7,7 @@ failed, and read an object to disk before they give its first byte.
 from __future__ import annotations
 
 import io
+import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, BinaryIO, cast
@@ -149,7 +150,7 @@ class S3Storage:
         brief.__dict__ |= {**self.__dict__, "calls": self.brief}
         self._bucket_is_there(self.brief)
         round_trip(brief)
-        key = f"{FOLDER}upload"
+        key = f"{FOLDER}{secrets.token_hex(8)}"
         with S3Writer(brief, key, always_multipart=True) as writer:
             writer.write(b"x")
             writer.complete()

@@ -10,7 +10,7 @@ import structlog
 from backups.models import StorageTarget, TargetState
 from controlplane.kernel.errors import ZantaraError
 
-from .janitor import STRANGER, prefixes_of, stale_uploads
+from .janitor import stale_uploads_of
 from .sets import reconcile
 from .targets import open_target
 
@@ -36,8 +36,6 @@ def _ask(target: StorageTarget, now: datetime) -> dict[str, Any]:
     storage.check()
     space = storage.space()
     found = reconcile(target, now, storage=storage)
-    prefixes = prefixes_of(target, now)
-    stale = stale_uploads(storage, prefixes.live, now - STRANGER, dead_prefixes=prefixes.dead)
     return {
         "reachable": True,
         "message": "",
@@ -45,5 +43,5 @@ def _ask(target: StorageTarget, now: datetime) -> dict[str, Any]:
         "total_bytes": space.total_bytes if space else None,
         "orphan_sets": len(found.orphan_sets),
         "missing_sets": len(found.missing_sets),
-        "stale_uploads": sum(1 for _ in stale),
+        "stale_uploads": len(stale_uploads_of(target, now, storage)),
     }

@@ -14,8 +14,8 @@ import pytest
 
 from controlplane.embedded import preflight
 from controlplane.embedded.children import Plan, base_environ, bootstrap_child, service_children
-from controlplane.embedded.redis_server import find_server
 from controlplane.kernel.errors import ConfigurationError, Refused
+from controlplane.kernel.redis_server import find_server
 
 HOLD = """
 import sys, time
@@ -170,14 +170,14 @@ def test_an_outside_redis_and_chroma_are_used_and_none_is_started(tmp_path: Path
 
 
 def test_no_redis_anywhere_is_one_sentence_with_a_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controlplane.embedded.redis_server.shutil.which", lambda _name: None)
-    monkeypatch.setattr("controlplane.embedded.redis_server.find_spec", lambda _name: None)
+    monkeypatch.setattr("controlplane.kernel.redis_server.shutil.which", lambda _name: None)
+    monkeypatch.setattr("controlplane.kernel.redis_server.find_spec", lambda _name: None)
     with pytest.raises(ConfigurationError, match=r"There is no Redis server on this machine\. Install "):
         find_server()
 
 
 def test_the_wheels_server_is_found_where_path_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("controlplane.embedded.redis_server.shutil.which", lambda _name: None)
+    monkeypatch.setattr("controlplane.kernel.redis_server.shutil.which", lambda _name: None)
     server = find_server()
     assert server.name == "valkey-server"
     version = subprocess.run([server, "--version"], capture_output=True, text=True, check=True).stdout
