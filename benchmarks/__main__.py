@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from benchmarks import backups, layers, limiter, restarts, shedding
+from benchmarks import backup_chroma, backup_postgres, backups, layers, limiter, restarts, shedding
 
 BENCHMARKS = {
     "limiter": limiter.main,
@@ -13,6 +13,8 @@ BENCHMARKS = {
     "restarts": restarts.main,
     "shedding": shedding.main,
     "backups": backups.main,
+    "backup_postgres": backup_postgres.main,
+    "backup_chroma": backup_chroma.main,
 }
 
 

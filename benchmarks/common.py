@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 import socket
 import statistics
@@ -124,3 +125,19 @@ def surroundings(server: Server, packages: Sequence[str]) -> str:
         info = client.info("server")
     name = "Valkey " + info["valkey_version"] if "valkey_version" in info else "Redis " + info["redis_version"]
     return ", ".join([f"Python {platform.python_version()}", name, *(f"{p} {version(p)}" for p in packages)])
+
+
+def django_here(data: Path) -> None:
+    """Django with the control plane's settings and keys in a data directory of its own."""
+    import django
+
+    os.environ["ZANTARA_DATA_DIR"] = str(data)
+    os.environ["ZANTARA_LOG_LEVEL"] = "WARNING"
+    os.environ["DJANGO_SETTINGS_MODULE"] = "controlplane.settings"
+    from controlplane.kernel.local_secrets import ensure_local_secrets
+
+    ensure_local_secrets()
+    django.setup()
+    from backups.keys import ensure_keys
+
+    ensure_keys()
