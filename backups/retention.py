@@ -44,7 +44,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Set:
-    """What retention looks at. ``at`` is when the set was to be made (a run that ends after midnight is yesterday's)."""
+    """What retention looks at. ``at`` is when it was to be made: a run that ends after midnight is yesterday's."""
 
     key: int
     at: datetime
@@ -114,7 +114,7 @@ def _by_rules(past: Sequence[Set], rules: Rules, now: datetime, zone: tzinfo) ->
             yield one.key, f"younger than {rules.keep_within_days} days"
 
 
-def _by_bucket(  # noqa: PLR0913  (one call, above)
+def _by_bucket(
     past: Sequence[Set], most: int, bucket_of: _Bucket, name: str, plural: str, zone: tzinfo
 ) -> Iterable[tuple[int, str]]:
     last: tuple[int, ...] | None = None

@@ -131,7 +131,7 @@ def tend() -> str:
 
 @shared_task(name=TEND_PROOFS.task, **_TICK)
 def tend_proofs() -> None:
-    from .proof.run import tend_proofs as tend_all
+    from .proof.tending import tend_proofs as tend_all
 
     tend_all()
 

@@ -15,12 +15,15 @@ class ControlPlaneConfig(AppConfig):
         from controlplane import work_metrics
         from controlplane.identity import checks as _identity_checks  # noqa: F401  (registers the system checks)
         from controlplane.kernel.checks import register_house_checks
+        from controlplane.kernel.ports import after_offline_restore
         from controlplane.monitoring import request_log
         from controlplane.monitoring.health.builtin import register_builtin_probes
         from controlplane.schedules.registration import register as register_schedules
+        from controlplane.setup.after_restore import republish_limits
 
         register_house_checks()
         request_log.connect()
         register_builtin_probes()
         register_schedules()
         work_metrics.register()
+        after_offline_restore.add("limits", republish_limits)

@@ -21,7 +21,7 @@ class LinesField(forms.CharField):
         return [line.strip() for line in (super().to_python(value) or "").splitlines() if line.strip()]
 
     def has_changed(self, initial: Any, data: Any) -> bool:
-        return bool(list(initial or []) != self.to_python(data))
+        return bool(self.to_python(initial or "") != self.to_python(data))
 
 
 class SecretField(forms.CharField):

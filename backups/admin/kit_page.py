@@ -46,7 +46,7 @@ def _download(request: HttpRequest) -> HttpResponse:
         messages.error(request, str(refused))
         return HttpResponseRedirect(reverse("admin:backups_recovery_kit"))
     LogEntry.objects.create(
-        user_id=request.user.pk,
+        user_id=request.user.pk or 0,
         content_type=ContentType.objects.get_for_model(BackupRecord),
         object_repr="Recovery kit",
         action_flag=CHANGE,

@@ -88,7 +88,7 @@ def _plan(plan: BackupPlan, found: Sequence[tuple[BackupRecord, Standing]], now:
         "last_url": reverse("admin:backups_backuprecord_change", args=(last[0].pk,)) if last else "",
         "proof": proof_cell(last[1], now) if last else "",
         "proven": since(proven, now=now),
-        "restores_in": restore_words(last[1]) if last else "not measured",
+        "restores_in": next((restore_words(one) for _, one in reversed(kept) if one.measured), "not measured"),
         "size": human_bytes(last[0].stored_bytes) if last else "–",
         "frozen": state.retention_frozen_reason if state and state.retention_frozen_at else "",
         "chart": _chart([record for record, _ in kept]),

@@ -67,6 +67,8 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]  # Meta names the mod
         for name in ("sources", "cron", "zone", "scheduled", "drill_cron", "drill_zone", "drill_scheduled"):
             if name in self.fields:
                 theme_widget(self.fields[name])
+        if "extra_recipients" in self.fields:
+            self.fields["extra_recipients"].widget.attrs["rows"] = 3
         for name in ("zone", "drill_zone"):
             if name in self.fields:
                 self.fields[name].widget.attrs["list"] = "zt-time-zones"

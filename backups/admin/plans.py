@@ -64,12 +64,13 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
         related = ("target", "state", "schedule__crontab", "schedule__interval", "drill_schedule__crontab")
         counted: QuerySet[Any] = super().get_queryset(request).select_related(*related)
         is_kept = Q(records__state__in=("committed", "expiring"))
-        return counted.annotate(
+        annotated: QuerySet[Any] = counted.annotate(
             source_count=Count("sources", filter=Q(sources__enabled=True), distinct=True),
             last_at=Max("records__committed_at"),
             kept=Count("records", filter=is_kept, distinct=True),
             proven_at=Max("records__artifacts__l3_at"),
         )
+        return annotated
 
     @display(description="Plan", ordering="name")
     def name_shown(self, plan: Any) -> SafeString:
@@ -129,8 +130,10 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
                 "How long it is kept",
                 {
                     "fields": [
-                        ("keep_within_days", "keep_last", "keep_hourly"),
-                        ("keep_daily", "keep_weekly", "keep_monthly", "keep_yearly"),
+                        ("keep_within_days", "keep_last"),
+                        ("keep_hourly", "keep_daily"),
+                        ("keep_weekly", "keep_monthly"),
+                        "keep_yearly",
                         "retention_shown",
                     ],
                     "description": "A set is kept as long as any rule wants it. Never deleted: the last one that was "
@@ -196,7 +199,8 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
 
     def get_urls(self) -> list[URLPattern]:
         def own(route: str, view: Any, name: str) -> URLPattern:
-            return path(route, self.admin_site.admin_view(view), name=f"backups_backupplan_{name}")
+            found: URLPattern = path(route, self.admin_site.admin_view(view), name=f"backups_backupplan_{name}")
+            return found
 
         return [
             own("when/", self.when_view, "when"),
@@ -252,7 +256,7 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
         messages.success(request, f"{plan.name} deletes expired sets again.")
 
     def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
-        allowed: list[Any] = super().get_actions_detail(request, object_id)  # type: ignore[misc]  # of the theme
+        allowed: list[Any] = super().get_actions_detail(request, object_id)
         frozen = BackupPlan.objects.filter(pk=object_id, state__retention_frozen_at__isnull=False).exists()
         return [one for one in allowed if frozen or not one.action_name.endswith("_unfreeze_plan")]
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
@@ -16,11 +16,13 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from backups.models import ProofRun
-from controlplane.console.base import display, human_bytes, human_seconds, since
+from backups.proof.requests import request_cancel
+from controlplane.console.base import Dialog, action, display, human_bytes, human_seconds, since
 from controlplane.kernel import clock
 
 from .base import ViewOnlyAdmin
 from .live import MOVED, proof_line
+from .record_actions import who
 from .words import (
     ACTIVE_PROOF,
     FINDINGS,
@@ -61,6 +63,7 @@ class ProofRunAdmin(ViewOnlyAdmin[ProofRun]):
         "The first is made once a backup is committed."
     )
     fields: ClassVar[Any] = ("level",)
+    actions_detail = ("cancel",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[ProofRun]:
         return super().get_queryset(request).select_related("record")
@@ -105,13 +108,37 @@ class ProofRunAdmin(ViewOnlyAdmin[ProofRun]):
         live = path("<int:object_id>/live/", self.admin_site.admin_view(self.live_view), name="backups_proofrun_live")
         return [live, *super().get_urls()]
 
+    def get_actions_detail(self, request: HttpRequest, object_id: Any) -> list[Any]:
+        allowed: list[Any] = super().get_actions_detail(request, object_id)  # type: ignore[misc]  # of the theme
+        proof = self.seen_row(request, object_id)
+        may_stop = proof is not None and proof.state in ACTIVE_PROOF and proof.cancel_requested_at is None
+        return allowed if may_stop else []
+
+    @action(
+        permission="cancel_backup",
+        description="Cancel",
+        icon="cancel",
+        dialog=Dialog(
+            "Cancel this proof", "What it learned so far is forgotten; the backup stays.", submit="Cancel it"
+        ),
+    )
+    def cancel(self, request: HttpRequest, form: Any, object_id: str) -> None:
+        if request_cancel(self.the_row(request, object_id), actor=who(request)):
+            messages.info(request, "The proof stops.")
+        else:
+            messages.warning(request, "The proof is over already.")
+
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         context = dict(extra_context or {})
         proof = self.seen_row(request, object_id)
         if proof is not None and self.has_view_permission(request, proof):
-            context |= {"title": f"{LEVELS[proof.level]} of {proof.record.name}", **proof_page(proof, clock.now())}
+            context |= {
+                "show_history": False,
+                "title": f"{LEVELS[proof.level]} of {proof.record.name}",
+                **proof_page(proof, clock.now()),
+            }
         response: HttpResponse = super().change_view(request, object_id, form_url, context)
         return response
 

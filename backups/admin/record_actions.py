@@ -170,7 +170,7 @@ class RecordActions(ViewOnlyAdmin[BackupRecord]):
         variant="primary",
         dialog=Dialog(
             "Keep this backup",
-            "It is marked for deletion. It is pinned instead, or the rules would mark it again; unpin it when it may go.",
+            "It is marked for deletion. It is pinned instead, or the rules would mark it again at their next turn.",
             submit="Keep it",
         ),
     )

@@ -98,6 +98,7 @@ def _facts(record: BackupRecord, standing: Standing, now: datetime) -> list[tupl
     target_url = reverse("admin:backups_storagetarget_change", args=(record.target_id,))
     smaller = ratio(record.plain_bytes, record.stored_bytes)
     facts: list[tuple[str, object]] = [
+        ("Id", _hash(record.name)),
         ("Plan", plan),
         ("Begun", f"{trigger_label(record)}{by}"),
         ("Reason", record.reason),

@@ -24,6 +24,8 @@ from .record_page import record_page
 from .standing import Standing, proof_cell, restore_words, standing_of_record, with_artifacts
 from .words import RECORD_STATES, ratio, sizes, small, state_badge, took, trigger_label
 
+NOTHING = format_html('<span class="zt-muted-text">{}</span>', "–")
+
 
 @admin.register(BackupRecord)
 class BackupRecordAdmin(RecordActions):
@@ -103,13 +105,13 @@ class BackupRecordAdmin(RecordActions):
     @display(description="Proven")
     def proof_shown(self, record: BackupRecord) -> SafeString:
         if record.committed_at is None or record.state == "deleted":
-            return format_html('<span class="zt-muted-text">–</span>')
+            return NOTHING
         return proof_cell(_standing(record), record.page_now)  # type: ignore[attr-defined]  # put there for the page
 
     @display(description="Restores in")
     def restore_shown(self, record: BackupRecord) -> SafeString:
         if record.committed_at is None:
-            return format_html('<span class="zt-muted-text">–</span>')
+            return NOTHING
         return format_html('<span class="zt-nowrap">{}</span>', restore_words(_standing(record)))
 
     @display(description="Kept because")
@@ -120,7 +122,8 @@ class BackupRecordAdmin(RecordActions):
 
     def get_urls(self) -> list[URLPattern]:
         def own(route: str, view: Any, name: str) -> URLPattern:
-            return path(route, self.admin_site.admin_view(view), name=f"backups_backuprecord_{name}")
+            found: URLPattern = path(route, self.admin_site.admin_view(view), name=f"backups_backuprecord_{name}")
+            return found
 
         return [
             own("live/", self.live_view, "live"),
@@ -147,7 +150,7 @@ class BackupRecordAdmin(RecordActions):
         context = dict(extra_context or {})
         record = self.seen_row(request, object_id)
         if record is not None and self.has_view_permission(request, record):
-            context |= {"title": record.name, **record_page(record, clock.now())}
+            context |= {"show_history": False, "title": record.name, **record_page(record, clock.now())}
         response: HttpResponse = super().change_view(request, object_id, form_url, context)
         return response
 
@@ -171,5 +174,5 @@ def kept_cell(record: BackupRecord) -> SafeString:
     if record.state == "committed" and record.keep_reasons:
         parts.append(small(", ".join(map(str, record.keep_reasons))))
     if not parts:
-        return format_html('<span class="zt-muted-text">–</span>')
+        return NOTHING
     return format_html("{}" * len(parts), *parts)

@@ -145,7 +145,7 @@ class RestoreRecordAdmin(ViewOnlyAdmin[RestoreRecord]):
         context = dict(extra_context or {})
         restore = self.seen_row(request, object_id)
         if restore is not None and self.has_view_permission(request, restore):
-            context |= {"title": restore.name, **restore_page(restore, clock.now())}
+            context |= {"show_history": False, "title": restore.name, **restore_page(restore, clock.now())}
         response: HttpResponse = super().change_view(request, object_id, form_url, context)
         return response
 

@@ -28,8 +28,8 @@ class RulesForm(forms.Form):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name in BackupPlan.RULES:
-            field: Any = BackupPlan._meta.get_field(name).formfield()
-            self.fields[name] = field
+            column: Any = BackupPlan._meta.get_field(name)
+            self.fields[name] = column.formfield()
 
 
 def retention_table(request: HttpRequest, plan: BackupPlan, now: datetime) -> HttpResponse:

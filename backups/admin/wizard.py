@@ -93,7 +93,7 @@ def choose_page(request: HttpRequest, record_id: int) -> HttpResponse:
         "without_safety_backup": request.GET.get("without_safety_backup") == "on",
         "minimum_score": request.GET.get("minimum_score", MINIMUM_SCORE),
         "proof": proof_cell(standing, clock.now()),
-        "restores_in": restore_words(standing),
+        "restores_in": restore_words(standing) if standing.measured else "",
         "preview_url": reverse("admin:backups_restore_preview", args=(record.pk,)),
         "errors": [error for errors in form.errors.values() for error in errors] if form is not None else [],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from backups.models import Artifact, BackupPlan, BackupRecord, ProofRun
@@ -40,16 +41,29 @@ def find_record(name: str) -> BackupRecord:
     return found
 
 
+def demand_parts(record: BackupRecord, names: Sequence[str]) -> None:
+    """Refused for a part that the record does not have, naming those that it has."""
+    known = set(record.artifacts.values_list("name", flat=True))
+    if missing := sorted(set(names) - known):
+        has = ", ".join(sorted(known)) or "none"
+        raise Refused(f"{record.name} has no part named {missing[0]}.", remedy=f"It has: {has}.")
+
+
 def level_of(artifacts: Sequence[Artifact]) -> int | None:
     """The level that all artifacts reach; None where one has none."""
     levels = [artifact.proof_level for artifact in artifacts]
     return None if not levels or None in levels else min(level for level in levels if level is not None)
 
 
-def proven_at(artifacts: Sequence[Artifact], level: int) -> Any:
-    """When the last of the artifacts reached this level: the age of the proof is that of its oldest part."""
-    times = [getattr(artifact, f"l{level}_at") for artifact in artifacts]
-    return min(times) if times and None not in times else None
+def proven_at(artifacts: Sequence[Artifact], level: int) -> datetime | None:
+    """Since when all of them hold at this level or above: the age of the proof is that of its oldest part."""
+    times = [_proven_at(artifact, level) for artifact in artifacts]
+    return min((time for time in times if time is not None), default=None) if None not in times else None
+
+
+def _proven_at(artifact: Artifact, level: int) -> datetime | None:
+    times = (getattr(artifact, f"l{each}_at") for each in range(level, len(LEVELS)))
+    return max((time for time in times if time is not None), default=None)
 
 
 def record_as_json(record: BackupRecord, *, lines: bool = False) -> dict[str, Any]:

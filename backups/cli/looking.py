@@ -53,22 +53,26 @@ def health(options: Mapping[str, Any], output: Output) -> int:
 
 def prune(options: Mapping[str, Any], output: Output) -> int:
     plans = [facts.find_plan(options["plan"])] if options["plan"] else list(BackupPlan.objects.all())
-    found: dict[str, Any] = {}
-    for plan in plans:
-        if options["dry_run"]:
-            judged = preview_retention(plan)
-            found[plan.name] = [
-                {"name": each.record.name, "keep": each.keep, "reasons": list(each.reasons)} for each in judged
-            ]
-            rows = [["keep" if e.keep else "delete", e.record.name, "; ".join(e.reasons)] for e in judged]
-            output.line(f"plan {plan.name}:")
-            output.table(["", "restore point", "because"], rows, "  nothing is committed")
-            continue
-        report = expire_plan(plan)
-        found[plan.name] = asdict(report)
-        output.line(
-            f"plan {plan.name}: {report.marked} marked (undo for a day), {report.deleted} deleted, "
-            f"{size(report.freed_bytes)} freed" + (f"; FROZEN: {report.frozen}" if report.frozen else "")
-        )
-    output.document(found)
+    act = _would_prune if options["dry_run"] else _prune
+    output.document({plan.name: act(plan, output) for plan in plans})
     return exits.DONE
+
+
+def _would_prune(plan: BackupPlan, output: Output) -> list[dict[str, Any]]:
+    judged = [
+        {"name": each.record.name, "keep": each.keep, "reasons": list(each.reasons) or ["no rule keeps it"]}
+        for each in preview_retention(plan)
+    ]
+    rows = [["keep" if each["keep"] else "delete", each["name"], "; ".join(each["reasons"])] for each in judged]
+    output.line(f"plan {plan.name}:")
+    output.table(["", "restore point", "because"], rows, "  nothing is committed")
+    return judged
+
+
+def _prune(plan: BackupPlan, output: Output) -> dict[str, Any]:
+    report = expire_plan(plan)
+    output.line(
+        f"plan {plan.name}: {report.marked} marked (undo for a day), {report.deleted} deleted, "
+        f"{size(report.freed_bytes)} freed" + (f"; FROZEN: {report.frozen}" if report.frozen else "")
+    )
+    return asdict(report)

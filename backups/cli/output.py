@@ -16,20 +16,25 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
+from controlplane.kernel import clock
+from controlplane.kernel.errors import ZantaraError
+
 POLL_SECONDS = 0.5
 #: After so long without a worker the line says what is wrong, and the waiting goes on.
 NO_WORKER_SECONDS = 20.0
 
 
 class Output:
-    """One command's output. ``as_json``: nothing but the document that ``document`` prints."""
+    """One command's output. ``as_json``: nothing but the one document that ``document`` prints."""
 
     def __init__(self, stream: TextIO, *, as_json: bool) -> None:
         self.as_json = as_json
+        self.is_told = False
         self._stream = stream
-        self.console = Console(
-            file=stream, highlight=False, soft_wrap=True, force_terminal=_is_terminal(stream) or None
-        )
+        terminal = _is_terminal(stream)
+        # Without a terminal a row is one line, whatever its length: it goes to grep and to logs.
+        width = None if terminal else 1000
+        self.console = Console(file=stream, highlight=False, soft_wrap=True, force_terminal=terminal or None, width=width)
 
     def line(self, text: str) -> None:
         if not self.as_json:
@@ -54,21 +59,30 @@ class Output:
         self.console.print(table)
 
     def document(self, data: Any) -> None:
-        if self.as_json:
+        """What a program reads: at most one, so that standard output is one JSON document."""
+        if self.as_json and not self.is_told:
+            self.is_told = True
             self._stream.write(json.dumps(data, cls=DjangoJSONEncoder, indent=2, ensure_ascii=False) + "\n")
+
+    def error(self, error: ZantaraError) -> None:
+        """In words on standard error, and for a program as its document."""
+        self.document({"error": error.message, "remedy": error.remedy})
+        self.warn(str(error))
 
     def follow(self, row: models.Model, what: str, is_over: Callable[[Any], bool]) -> Any:
         """Read the row until it is over, with a bar on a terminal. The work itself is a worker's: Ctrl-C leaves it."""
-        began, told = time.monotonic(), ""
+        since, told = time.monotonic(), set[str]()
         with self._bar(what) as show:
             while True:
                 fresh = type(row)._base_manager.get(pk=row.pk)
                 if is_over(fresh):
                     return fresh
                 show(getattr(fresh, "progress", None) or {}, fresh.state)
-                if fresh.state == "queued" and not told and time.monotonic() - began > NO_WORKER_SECONDS:
-                    told = "No worker has taken it yet. Is the stack running? (`--here` does the work in this process.)"
-                    self.warn(told)
+                if fresh.state != "queued":
+                    since = time.monotonic()
+                elif (why := _why_it_waits(fresh, time.monotonic() - since)) and why not in told:
+                    told.add(why)
+                    self.warn(why)
                 time.sleep(POLL_SECONDS)
 
     @contextmanager
@@ -106,6 +120,15 @@ class Output:
                 self.line(text)
 
         return show
+
+
+def _why_it_waits(row: Any, seconds: float) -> str:
+    """What to tell of a row that is queued for so long; nothing of one that has only just been put there."""
+    if row.due_at > clock.now():
+        return f"Attempt {row.attempt} did not succeed: {row.error} The next is at {row.due_at:%H:%M:%S} UTC."
+    if seconds > NO_WORKER_SECONDS:
+        return "No worker has taken it yet. Is the stack running? (`--here` does the work in this process.)"
+    return ""
 
 
 def _is_terminal(stream: TextIO) -> bool:

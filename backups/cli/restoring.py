@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from backups import keys
+from backups.keys import Identity
 from backups.machines import RESTORE
 from backups.models import BackupRecord, RestoreRecord
 from backups.restore.preview import Preview, preview
@@ -38,24 +40,42 @@ def restore(given: Mapping[str, Any], output: Output) -> int:
         from .restoring_offline import restore_offline
 
         return restore_offline(given, output)
+    if given["identity"] and not given["here"]:
+        raise Refused("--identity is for work in this process.", remedy="Add --here, or leave --identity out.")
     record = facts.find_record(given["name"])
-    seen = preview(record, given["part"], options_of(given))
-    if given["preview"]:
-        output.document(asdict(seen))
+    facts.demand_parts(record, given["part"])
+    seen = preview(record, given["part"], options_of(given), identity=identity_of(given))
+    if given["preview"] or not seen.may_begin:
+        output.document(asdict(seen) | {"record": record.name, "may_begin": seen.may_begin})
         tell_preview(record, seen, output)
-        return exits.DONE if seen.may_begin else exits.FAILED
+        return code_of(seen)
     demand_confirmation(record.name, given)
-    if not seen.may_begin:
-        tell_preview(record, seen, output)
-        raise Refused("The restore was not begun, nothing was touched.", remedy=" ".join(seen.refusals))
     row = request_restore(
         record, artifacts=given["part"], options=options_of(given), requested_by=whoami(), reason=given["reason"],
         send=not given["here"],
     )  # fmt: skip
     if given["here"]:
-        run_restore(row.pk, owner=here(), identity_file=Path(given["identity"]) if given["identity"] else None)
+        run_restore(row.pk, owner=here(), identity_file=identity_file(given))
     row = output.follow(row, row.name, lambda fresh: fresh.state in RESTORE.terminal_states)
     return tell_restore(row, output)
+
+
+def identity_file(given: Mapping[str, Any]) -> Path | None:
+    return Path(given["identity"]).resolve() if given["identity"] else None
+
+
+def identity_of(given: Mapping[str, Any]) -> Callable[[], Identity] | None:
+    """What would open the set here; None where the proof worker does the work."""
+    if not given["here"]:
+        return None
+    file = identity_file(given)
+    return (lambda: keys.identity_from_file(file)) if file else keys.drill_identity
+
+
+def code_of(seen: Preview) -> int:
+    if seen.may_begin:
+        return exits.DONE
+    return exits.NOT_POSSIBLE if any(why.startswith("not possible:") for why in seen.refusals) else exits.REFUSED
 
 
 def demand_confirmation(name: str, given: Mapping[str, Any]) -> None:
@@ -78,8 +98,8 @@ def tell_preview(record: BackupRecord, seen: Preview, output: Output) -> None:
         output.line(f"  {_MARKS[finding.status]} {finding.detail}")
     for service in seen.services:
         output.line(f"  service {service.label}: {'would be stopped' if service.would_stop else 'goes on'}")
-    for refusal in seen.refusals:
-        output.line(f"✗ {refusal}")
+    if seen.refusals:
+        output.line(f"✗ It cannot be restored like this, nothing was touched: {'; '.join(seen.refusals)}")
 
 
 def tell_restore(row: RestoreRecord, output: Output) -> int:
@@ -105,4 +125,4 @@ def tell_restore(row: RestoreRecord, output: Output) -> int:
         "failed": f"✗ {row.name}: FAILED, and what was there could not be put back. {row.error}",
     }
     output.line(words.get(row.state, f"{row.name} {row.state}"))
-    return exits.DONE if row.state == "done" else exits.FAILED
+    return {"done": exits.DONE, "refused": exits.REFUSED}.get(row.state, exits.FAILED)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from backups.engine.run import run_backup
 from backups.machines import PROOF
 from backups.models import BackupRecord, ProofRun
 from backups.proof import request_proof, run_proof
-from controlplane.kernel import clock
 from controlplane.kernel.errors import Refused
 
 from . import exits, facts
@@ -24,6 +24,7 @@ _PROOF_EXITS = {
     "passed": exits.DONE, "failed": exits.FAILED, "not_possible": exits.NOT_POSSIBLE, "unknown": exits.UNKNOWN,
     "cancelled": exits.FAILED,
 }  # fmt: skip
+_MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 
 
 def whoami() -> str:
@@ -36,7 +37,35 @@ def here() -> str:
     return f"cli@{socket.gethostname()}:{os.getpid()}"
 
 
+@contextmanager
+def identity_here(options: Mapping[str, Any]) -> Iterator[None]:
+    """``--identity`` for what this process itself does; Refused without ``--here``, since a worker has its own."""
+    if not options["identity"]:
+        yield
+        return
+    if not options["here"]:
+        raise Refused("--identity is for work in this process.", remedy="Add --here, or leave --identity out.")
+    name = "ZANTARA_DRILL_IDENTITY_FILE"
+    before = os.environ.get(name)
+    os.environ[name] = str(Path(options["identity"]).resolve())
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+# --- runs ---------------------------------------------------------------------------------------------------------
+
+
 def run(options: Mapping[str, Any], output: Output) -> int:
+    return tell_record(run_plan(options, output), output)
+
+
+def run_plan(options: Mapping[str, Any], output: Output) -> BackupRecord:
+    """The record, over, or (only ``--here``) waiting for another attempt."""
     plan = facts.find_plan(options["plan"])
     record = request_backup(
         plan, trigger="manual", requested_by=whoami(), reason=options["reason"], only_sources=options["source"]
@@ -44,56 +73,61 @@ def run(options: Mapping[str, Any], output: Output) -> int:
     if record is None:
         raise Refused(f"A run of the plan {plan.name} waits already.", remedy="See `manage.py backup list`.")
     if options["here"]:
-        run_backup(record.pk, owner=here())
-    record = output.follow(record, record.name, lambda row: row.state in _OVER)
-    return tell_record(record, output)
+        ran = run_backup(record.pk, owner=here())
+        if ran is not None and ran.state == "queued":
+            return ran
+    followed: BackupRecord = output.follow(record, record.name, lambda row: row.state in _OVER)
+    return followed
 
 
 def tell_record(record: BackupRecord, output: Output) -> int:
     output.document(facts.record_as_json(record, lines=True))
+    if record.state == "queued":
+        output.line(f"✗ {record.name}: {record.error}")
+        output.line(f"  A worker tries again at {record.due_at:%H:%M:%S} UTC (attempt {record.attempt + 1}).")
+        return exits.FAILED
     if record.state != "committed":
-        output.line(f"✗ {record.name} {record.state}: {record.error or 'no reason was noted'}")
+        output.line(f"✗ {record.name} {record.state}: {record.error or 'somebody asked it to stop'}")
         return exits.FAILED
     for warning in record.warnings:
         output.line(f"! {warning}")
     for artifact in record.artifacts.all():
         output.line(f"  {artifact.name}: {size(artifact.plain_bytes)} → {size(artifact.stored_bytes)}")
-    seconds = (
-        (record.finished_at - record.started_at).total_seconds() if record.finished_at and record.started_at else 0
-    )
-    output.line(
-        f"✓ {record.name} committed to {record.target.name}: {size(record.plain_bytes)} → {size(record.stored_bytes)}"
-        f" in {seconds:.1f} s"
-    )
+    took = (record.finished_at - record.started_at).total_seconds() if record.finished_at and record.started_at else 0
+    sizes = f"{size(record.plain_bytes)} → {size(record.stored_bytes)}"
+    output.line(f"✓ {record.name} committed to {record.target.name}: {sizes} in {took:.1f} s")
     return exits.WARNINGS if record.warnings else exits.DONE
 
 
+# --- proofs -------------------------------------------------------------------------------------------------------
+
+
 def verify(options: Mapping[str, Any], output: Output) -> int:
-    return prove(facts.find_record(options["name"]), options["level"], options, output)
+    return tell_proof(prove(facts.find_record(options["name"]), options["level"], options, output), output)
 
 
 def drill(options: Mapping[str, Any], output: Output) -> int:
-    return prove(facts.find_record(options["name"]), ProofRun.Level.L3, options, output)
+    return tell_proof(prove(facts.find_record(options["name"]), ProofRun.Level.L3, options, output), output)
 
 
-def prove(record: BackupRecord, level: int, options: Mapping[str, Any], output: Output) -> int:
+def prove(record: BackupRecord, level: int, options: Mapping[str, Any], output: Output) -> ProofRun:
     """One climb of the ladder, by the proof worker or in this process (``--here``, with ``--identity``)."""
-    proof = request_proof(
-        record, level=level, trigger="manual", requested_by=whoami(), only_artifacts=options.get("part") or ()
-    )
-    if options["here"]:
-        if options["identity"]:
-            os.environ["ZANTARA_DRILL_IDENTITY_FILE"] = str(Path(options["identity"]).resolve())
-        run_proof(proof.pk, owner=here(), now=clock.now())
-    proof = output.follow(proof, f"{record.name} {facts.LEVELS[level]}", lambda row: row.state in PROOF.terminal_states)
-    return tell_proof(proof, output)
+    facts.demand_parts(record, options["part"])
+    with identity_here(options):
+        proof = request_proof(
+            record, level=level, trigger="manual", requested_by=whoami(), only_artifacts=options["part"]
+        )
+        if options["here"]:
+            run_proof(proof.pk, owner=here())
+    what = f"{record.name} {facts.LEVELS[level]}"
+    followed: ProofRun = output.follow(proof, what, lambda row: row.state in PROOF.terminal_states)
+    return followed
 
 
 def tell_proof(proof: ProofRun, output: Output) -> int:
     output.document(facts.proof_as_json(proof))
-    marks = {"pass": "✓", "warn": "!", "fail": "✗"}
     for finding in proof.findings:
-        mark = marks.get(finding.get("status", ""), "·")
+        mark = _MARKS.get(finding.get("status", ""), "·")
         output.line(f"  {mark} {finding.get('artifact', '')}: {finding.get('detail', '')}")
     level, name = facts.LEVELS[proof.level], proof.record.name
     words = {

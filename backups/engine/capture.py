@@ -77,7 +77,7 @@ def capture_all(attempt: Attempt) -> list[ManifestArtifact]:
             artifacts.append(_capture(attempt, source, position))
         except _ENDS_ALL:
             raise
-        except Exception as error:  # noqa: BLE001  (a source may break in any way; the record says in which)
+        except Exception as error:
             if not isinstance(error, ZantaraError):
                 log.warning("source_broke", backup=attempt.record.name, source=source.name, exc_info=True)
             failures[source.name] = error
@@ -161,7 +161,8 @@ def _scratch(set_id: UUID | None, name: str) -> Iterator[Path]:
 def make_manifest(attempt: Attempt, artifacts: list[ManifestArtifact], now: datetime) -> Manifest:
     """What the set will be known by; chained to the one that was committed before it."""
     record = attempt.record
-    before = BackupRecord.objects.filter(plan_name=record.plan_name, committed_at__isnull=False)
+    records = BackupRecord.objects.filter(plan_name=record.plan_name, committed_at__isnull=False)
+    before = records.order_by("-committed_at").values_list("manifest_sha256", flat=True).first()
     return Manifest(
         set_id=str(record.set_id),
         name=record.name,
@@ -173,7 +174,7 @@ def make_manifest(attempt: Attempt, artifacts: list[ManifestArtifact], now: date
         committed_at=now,
         producer=f"zantara {__version__}",
         recipients=attempt.recipients,
-        previous_manifest_sha256=before.order_by("-committed_at").values_list("manifest_sha256", flat=True).first() or "",
+        previous_manifest_sha256=before or "",
         warnings=tuple(f"{artifact.name}: {text}" for artifact in artifacts for text in artifact.warnings),
         artifacts=tuple(artifacts),
     )

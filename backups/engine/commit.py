@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
+from django.db import transaction
 
 from backups import metrics
 from backups.machines import RECORD
@@ -14,7 +15,6 @@ from backups.models import Artifact, BackupEvent, BackupRecord, BackupSource
 from controlplane.kernel import transitions
 from controlplane.kernel.leases import Lease
 from controlplane.kernel.logs import redact_text
-from django.db import transaction
 
 from . import notices
 from .steps import step_reached
@@ -142,7 +142,7 @@ def _prefix(undone: bool) -> dict[str, Any]:
     return {"prefix": ""} if undone else {}
 
 
-def _advance(  # noqa: PLR0913  (all named at the calls)
+def _advance(
     record: BackupRecord, to: str, *, lease: Lease, reason: str, now: datetime, changes: dict[str, Any], actor: str = ""
 ) -> bool:
     return transitions.advance(

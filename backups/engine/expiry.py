@@ -60,7 +60,7 @@ def preview_retention(plan: BackupPlan, rules: Rules | None = None, now: datetim
 
 
 def expire_plan(plan: BackupPlan, now: datetime | None = None) -> ExpiryReport:
-    """Judge the plan's sets, mark what may go, delete what was marked a day ago, try again what could not be deleted."""
+    """Judge the plan's sets, mark what may go, delete what was marked a day ago and what could not be deleted then."""
     now = now or clock.now()
     held = _freeze_if_unusual(plan, now) or _no_new_sets(plan, now)
     if held:
@@ -73,7 +73,7 @@ def expire_plan(plan: BackupPlan, now: datetime | None = None) -> ExpiryReport:
             one.record.save(update_fields=["keep_reasons"])
         if not one.keep and one.record.state == "committed":
             marked += mark(one.record, now=now)
-        elif one.keep and one.record.state == "expiring":
+        elif one.record.state == "expiring" and any(not reason.startswith("in use by") for reason in one.reasons):
             unmarked += _unmark(one.record, f"kept: {one.reasons[0]}", ACTOR, now)
     deleted, freed, waiting = _delete(plan, now, begun_only=False)
     report = ExpiryReport(deleted=deleted, freed_bytes=freed, marked=marked, unmarked=unmarked, waiting=waiting)
@@ -225,8 +225,8 @@ def _freeze_if_unusual(plan: BackupPlan, now: datetime) -> str:
 
 def _drop(plan: BackupPlan, state: PlanState) -> tuple[BackupRecord | None, str]:
     whole = [record for record in facts.kept_records(plan)[: retention.COMPARED_WITH * 4] if not record.only_sources]
-    if state.retention_baseline_at is not None:
-        whole = [record for record in whole if (record.committed_at or record.created_at) >= state.retention_baseline_at]
+    if (since := state.retention_baseline_at) is not None:
+        whole = [record for record in whole if record.committed_at is not None and record.committed_at >= since]
     if len(whole) < 2:
         return None, ""
     newest, *before = whole

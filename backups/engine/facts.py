@@ -12,7 +12,7 @@ from backups.retention import Figures, Rules, Set
 
 #: Restores that are over; all others hold on to their set and to their safety backup.
 _RESTORES_OVER = ("done", "rolled_back", "failed", "refused", "cancelled")
-_PROOFS_GOING = ("queued", "running")
+_PRESENT = ("committed", "expiring")
 #: Numbers of a summary that count what is lost if it shrinks. Files are none: logs come and go.
 _ROWS = ("rows", "records", "documents", "vectors", "embeddings", "keys", "objects")
 
@@ -23,11 +23,8 @@ def rules_of(plan: BackupPlan) -> Rules:
 
 def kept_records(plan: BackupPlan) -> QuerySet[BackupRecord]:
     """The plan's restore points that exist, marked ones too. A plan made anew keeps those of its name."""
-    return (
-        BackupRecord.objects.filter(plan_name=plan.name, state__in=("committed", "expiring"), committed_at__isnull=False)
-        .prefetch_related("artifacts")
-        .order_by("-committed_at", "-pk")
-    )
+    present = BackupRecord.objects.filter(plan_name=plan.name, state__in=_PRESENT, committed_at__isnull=False)
+    return present.prefetch_related("artifacts").order_by("-committed_at", "-pk")
 
 
 def sets_of(records: Iterable[BackupRecord]) -> list[Set]:
@@ -57,7 +54,8 @@ def in_use(records: Sequence[BackupRecord]) -> dict[int, str]:
     """Record -> what reads it, or may go back to it, at the moment."""
     keys = [record.pk for record in records]
     found: dict[int, str] = {}
-    for proof in ProofRun.objects.filter(record__in=keys, state__in=_PROOFS_GOING):
+    # One that waits holds nothing: without a proof worker it would wait, and hold every set, for ever.
+    for proof in ProofRun.objects.filter(record__in=keys, state="running"):
         found[proof.record_id] = f"a proof (L{proof.level})"
     going = RestoreRecord.objects.exclude(state__in=_RESTORES_OVER)
     for restore in going.filter(record__in=keys) | going.filter(safety_record__in=keys):

@@ -59,20 +59,22 @@ class Progress:
 
     def chunks(self, capture: Capture) -> Iterator[bytes]:
         """The source's bytes, each noticed as it passes."""
-        first = True
-        for chunk in capture.chunks():
+        for number, chunk in enumerate(capture.chunks()):
+            self._plain += len(chunk)
             self._moved_at = clock.monotonic()
             yield chunk
-            if first:
-                first = False
+            if number == 0:
                 step_reached("streaming")
+            self._publish_if_due()
         self._ended, self._moved_at = True, clock.monotonic()
 
     def moved(self, plain_bytes: int, stored_bytes: int) -> None:
         """Called by the stream, on the run's thread, with the sums until now. Raises as ``publish`` does."""
-        if (plain_bytes, stored_bytes) != (self._plain, self._stored):
-            self._plain, self._stored = plain_bytes, stored_bytes
-            self._moved_at = clock.monotonic()
+        if stored_bytes != self._stored:
+            self._stored, self._moved_at = stored_bytes, clock.monotonic()
+        self._publish_if_due()
+
+    def _publish_if_due(self) -> None:
         if clock.monotonic() - self._published >= PUBLISH_SECONDS:
             self.publish()
 
@@ -88,8 +90,8 @@ class Progress:
         with self._lock:
             self._published = clock.monotonic()
             self._fence.lease.guarded_update(progress=self.figures(clock.now()))
-        asked = BackupRecord.objects.filter(pk=self._record.pk).values_list("cancel_requested_by", "cancel_requested_at")
-        by, at = asked.get()
+        row = BackupRecord.objects.filter(pk=self._record.pk)
+        by, at = row.values_list("cancel_requested_by", "cancel_requested_at").get()
         if at is not None:
             self._record.cancel_requested_by, self._record.cancel_requested_at = by, at
             raise Cancelled(f"Cancelled{f' by {by}' if by else ''}.")

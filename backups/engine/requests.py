@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import structlog
 from django.db import IntegrityError, transaction
@@ -24,9 +24,11 @@ _SCHEDULED = (BackupRecord.Trigger.SCHEDULE, BackupRecord.Trigger.MISSED)
 #: Runs that begin while another of their plan is going on: a restore or a deployment waits for them.
 _AT_ONCE = (BackupRecord.Trigger.SAFETY, BackupRecord.Trigger.DEPLOYMENT)
 _TRIES = 20
+#: The first run is asked for while the services that it saves are still starting.
+FIRST_WAIT = timedelta(seconds=15)
 
 
-def request_backup(  # noqa: PLR0913  (all but the plan are named at the call)
+def request_backup(
     plan: BackupPlan,
     *,
     trigger: str,
@@ -51,14 +53,18 @@ def request_backup(  # noqa: PLR0913  (all but the plan are named at the call)
         if trigger not in (*_SCHEDULED, *_AT_ONCE):
             _refuse_a_second(plan)
         record = _create(
-            plan,
-            trigger=trigger,
-            requested_by=requested_by,
-            reason=reason,
-            scheduled_for=scheduled_for,
-            only_sources=names,
-            due_at=now,
-            created_at=now,
+            BackupRecord(
+                plan=plan,
+                plan_name=plan.name,
+                target=plan.target,
+                trigger=trigger,
+                requested_by=requested_by,
+                reason=reason,
+                scheduled_for=scheduled_for,
+                only_sources=names,
+                due_at=now + FIRST_WAIT if trigger == BackupRecord.Trigger.FIRST else now,
+                created_at=now,
+            )
         )
         if record is None:
             return None
@@ -122,20 +128,22 @@ def _refuse_a_second(plan: BackupPlan) -> None:
         )
 
 
-def _create(plan: BackupPlan, **columns: object) -> BackupRecord | None:
-    """The row under the first free name; None where another process has made the run of this time."""
-    at, scheduled_for = columns["created_at"], columns["scheduled_for"]
-    assert isinstance(at, datetime)  # noqa: S101  (for the type checker)
+def _create(record: BackupRecord) -> BackupRecord | None:
+    """Save the row under the first free name; None where another process has made the run of this time."""
+    assert record.plan is not None  # noqa: S101  (for the type checker)
+    zone = beat.zone_of(record.plan)
     for _ in range(_TRIES):
-        record = BackupRecord(plan=plan, plan_name=plan.name, target=plan.target, **columns)  # type: ignore[misc]
-        record.name = free_name(at, beat.zone_of(plan))
+        record.name = free_name(record.created_at, zone)
         try:
             with transaction.atomic():
                 record.save(force_insert=True)
         except IntegrityError:
-            if scheduled_for and BackupRecord.objects.filter(plan=plan, scheduled_for=scheduled_for).exists():
+            record.pk = None
+            same = BackupRecord.objects.filter(plan=record.plan, scheduled_for=record.scheduled_for)
+            if record.scheduled_for is not None and same.exists():
                 return None
             continue  # somebody took the name
-        note(record, columns["reason"] or f"requested ({columns['trigger']})", actor=str(columns["requested_by"]), now=at)  # type: ignore[arg-type]
+        reason = record.reason or f"requested ({record.trigger})"
+        note(record, reason, actor=record.requested_by, now=record.created_at)
         return record
     raise Refused("No free name was found for the run.", remedy="Try again.")

@@ -49,12 +49,13 @@ def run_backup(pk: int, *, owner: str, now: datetime | None = None) -> BackupRec
     if taken is None:
         return None
     record, lease = taken
+    scratch = scratch_root() / str(record.set_id)
     try:
         _attempt(record, lease)
     except LeaseLost as lost:
         log.warning("run_given_up", backup=record.name, why=str(lost))
     finally:
-        shutil.rmtree(scratch_root() / str(record.set_id), ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
     record.refresh_from_db()
     return record
 
@@ -124,7 +125,10 @@ def _leave(storage: Storage | None, record: BackupRecord) -> None:
 
 def _end_badly(record: BackupRecord, error: Exception, *, lease: Lease, undone: bool) -> None:
     now, text = clock.now(), say(error)
-    passing = error.passing if isinstance(error, SourcesFailed) else isinstance(error, Unavailable | Damaged)
+    passing = isinstance(error, Unavailable | Damaged)
+    if isinstance(error, SourcesFailed):
+        # At the first run of all, services may still be starting.
+        passing = error.passing or record.trigger == BackupRecord.Trigger.FIRST
     if passing and undone and commit.may_repeat(record):
         commit.again(record, text, lease=lease, now=now)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from typing import Any
 
 import structlog
 from celery import current_app
@@ -24,19 +25,21 @@ _SENT = "sent_at"
 def send_run(record: BackupRecord, *, now: datetime | None = None) -> None:
     """Once the transaction is committed. Without a broker the row waits for the next tick."""
     pk, at = record.pk, now or clock.now()
-    transaction.on_commit(lambda: _send_and_note(pk, at))
+    wait = max(0.0, (record.due_at - at).total_seconds())
+    transaction.on_commit(lambda: _send_and_note(pk, at, wait))
 
 
-def _send_and_note(pk: int, at: datetime) -> None:
-    if send(RUN_TASK, pk):
+def _send_and_note(pk: int, at: datetime, wait_seconds: float) -> None:
+    if send(RUN_TASK, pk, wait_seconds=wait_seconds):
         # Only of a row that still waits: a worker may be quicker than this line, and progress is his.
         BackupRecord.objects.filter(pk=pk, state="queued").update(progress={_SENT: at.isoformat()})
 
 
-def send(task: str, pk: int, *, queue: str = "work") -> bool:
-    """Whether the broker took the message."""
+def send(task: str, pk: int, *, queue: str = "work", wait_seconds: float = 0) -> bool:
+    """Whether the broker took the message. ``wait_seconds``: a worker takes it, but begins no sooner."""
+    options: dict[str, Any] = {"countdown": wait_seconds} if wait_seconds else {}
     try:
-        current_app.send_task(task, args=[pk], queue=queue, expires=_EXPIRES_SECONDS, retry=False)
+        current_app.send_task(task, args=[pk], queue=queue, expires=_EXPIRES_SECONDS, retry=False, **options)
     except (OperationalError, OSError) as error:
         log.warning("message_not_sent", task=task, pk=pk, error=type(error).__name__)
         return False
@@ -48,5 +51,4 @@ def wants_sending(record: BackupRecord, now: datetime) -> bool:
     sent = (record.progress or {}).get(_SENT)
     if not isinstance(sent, str):
         return True
-    at = datetime.fromisoformat(sent)
-    return at < record.due_at or now - at >= RESEND
+    return now - max(datetime.fromisoformat(sent), record.due_at) >= RESEND

@@ -41,7 +41,7 @@ class StorageTarget(models.Model):
     path = models.CharField(
         max_length=500, blank=True, help_text="A directory; relative ones are in the data directory."
     )
-    endpoint_url = models.URLField(max_length=500, blank=True, help_text="Empty for AWS.")
+    endpoint_url = models.CharField(max_length=500, blank=True, help_text="Empty for AWS.")
     bucket = models.CharField(max_length=255, blank=True)
     prefix = models.CharField(max_length=255, blank=True, help_text="Put before every key; may be empty.")
     region = models.CharField(max_length=63, default=default_region)

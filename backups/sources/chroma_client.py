@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -57,6 +59,7 @@ class Chroma:
             trust_env=False,
             timeout=httpx2.Timeout(REQUEST_SECONDS, connect=CONNECT_SECONDS),
         )
+        self._sockets: list[socket.socket] = []
         self._database = f"/tenants/{quote(server.tenant, safe='')}/databases/{quote(server.database, safe='')}"
         self._collections = f"{self._database}/collections"
 
@@ -65,6 +68,16 @@ class Chroma:
 
     def __exit__(self, *exc: object) -> None:
         self._http.close()
+
+    def abort(self) -> None:
+        """From another thread: end every request that is under way; it raises Unavailable."""
+        for connection in self._sockets:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+        if event == "connection.connect_tcp.complete":
+            self._sockets.append(info["return_value"].get_extra_info("socket"))
 
     # ── the server ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,7 +167,11 @@ class Chroma:
         content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
         try:
             return self._http.request(
-                method, path, content=content, headers={"Content-Type": "application/json"} if content else None
+                method,
+                path,
+                content=content,
+                headers={"Content-Type": "application/json"} if content else None,
+                extensions={"trace": self._trace},
             )
         except httpx2.HTTPError as error:
             raise Unavailable(f"Chroma did not answer ({type(error).__name__}).", remedy=_REMEDY) from None

@@ -42,9 +42,11 @@ class Tally:
     count: int = 0
     records: int = 0
     vectors: int = 0
+    dimension: int | None = None
 
     def add(self, head: bytes, record_id: str, vector: bytes) -> None:
         self.count += 1
+        self.dimension = len(vector) // 4
         self.records = (self.records + _hash(head)) % _MODULUS
         self.vectors = (self.vectors + _hash(record_id.encode() + b"\0" + vector)) % _MODULUS
 

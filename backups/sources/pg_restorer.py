@@ -99,7 +99,7 @@ class PostgresRestorer(Restorer):
     def undo(self) -> None:
         if "new_oid" not in self.memory:
             return
-        old, new = self.memory["old_oid"], self.memory["new_oid"]
+        old = self.memory["old_oid"]
         with self._maintenance() as connection, answering("Putting the former database back"):
             if self._is_swapped(connection):
                 back = [(self.live, self.beside)] + ([(self.kept, self.live)] if old is not None else [])

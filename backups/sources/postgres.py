@@ -122,7 +122,7 @@ class PostgresSource(Source):
         return int(row[0]) if row and row[0] is not None else None
 
     def capture(self, *, now: datetime, scratch: Path) -> PostgresCapture:
-        return PostgresCapture(address_of(self.settings, self.secrets), now)
+        return PostgresCapture(address_of(self.settings, self.secrets))
 
     def inspect(self, chunks: Iterator[bytes], expectations: Mapping[str, Any]) -> list[Finding]:
         try:

@@ -54,7 +54,8 @@ class S3Writer(AbstractContextManager["S3Writer"]):
         self._bucket, self._key, self._always = bucket, key, always_multipart
         self._state = threading.Condition()
         self._stop = threading.Event()
-        self._finished = False
+        self._clearing = threading.Lock()
+        self._completed = self._cleared = False
         self._failure: BaseException | None = None
         self._upload_id = ""
         self._parts: dict[int, dict[str, Any]] = {}
@@ -93,15 +94,20 @@ class S3Writer(AbstractContextManager["S3Writer"]):
             self._join()
         self._confirm()
         with self._state:
-            self._finished = True
+            self._completed = True
 
     def abort(self) -> None:
         with self._state:
-            if self._finished:
+            if self._completed:
                 return
-            self._finished = True
             self._stop.set()
             self._state.notify_all()
+        with self._clearing:  # a second caller returns when all is cleared away, too
+            if not self._cleared:
+                self._clear()
+            self._cleared = True
+
+    def _clear(self) -> None:
         for thread in list(self._threads):
             thread.join()
         if not self._upload_id:
@@ -115,7 +121,7 @@ class S3Writer(AbstractContextManager["S3Writer"]):
         with self._state:
             if self._failure is not None:
                 raise self._failure
-            if self._finished or self._stop.is_set():
+            if self._completed or self._stop.is_set():
                 raise given_up(self._key)
 
     def _wait_for(self, condition: Callable[[], bool]) -> None:

@@ -118,10 +118,10 @@ def redis_child(plan: Plan, server: Path) -> Child:
 
 
 def bootstrap_child(plan: Plan) -> Child:
-    """Runs once, before the services: migrations, profiles, groups, schedules, the first superuser."""
+    """Runs once, before the services: migrations, profiles, groups, schedules, backups, the first superuser."""
     return Child(
         name="bootstrap",
-        argv=(sys.executable, str(ROOT / "manage.py"), "bootstrap"),
+        argv=(sys.executable, str(ROOT / "manage.py"), "bootstrap", "--first-backup"),
         environ=_control_plane(plan),
         # Here and not when one of them starts: what the others have counted must outlive its restart.
         wipe=_metrics_dir(plan, CONTROL_PLANE),

@@ -44,6 +44,9 @@ def check_warning(id: str, msg: str, hint: str, docs: str = "", *, obj: Any = No
     return checks.Warning(msg, hint=f"{hint} ({docs or check_docs(id)})", obj=obj, id=id)
 
 
+_SECRET_WORDS = ("SECRET", "PASSWORD", "DATABASE_URL", "TOKEN", "FIELDS_KEY", "SIGNING_KEY", "IDENTITY")
+
+
 def secret_files() -> list[Path]:
     """The files that hold secrets: those of the data directory, and every file that a ``ZANTARA_*_FILE`` names.
 
@@ -52,12 +55,12 @@ def secret_files() -> list[Path]:
     files = [Path(value) for name, value in os.environ.items() if name.startswith("ZANTARA_") and _is_secret(name)]
     folder = getattr(settings, "ZANTARA_DATA_DIR", None)
     if folder is not None:
-        files += [Path(folder) / "secrets" / name for name in NAMES]
+        files += sorted(path for path in (Path(folder) / "secrets").glob("[!.]*") if path.suffix != ".pub")
     return [path for path in dict.fromkeys(files) if path.is_file()]
 
 
 def _is_secret(name: str) -> bool:
-    return name.endswith("_FILE") and any(word in name for word in ("SECRET", "PASSWORD", "DATABASE_URL"))
+    return name.endswith("_FILE") and any(word in name for word in _SECRET_WORDS)
 
 
 def is_private(path: Path) -> bool:

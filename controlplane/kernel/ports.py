@@ -33,6 +33,10 @@ class ServiceControl(Protocol):
 #: Name of the provider -> the controls that it has at the moment. Asked anew each time: rows come and go.
 service_controls: Registry[Callable[[], Iterable[ServiceControl]]] = Registry("provider of service controls")
 
+#: What must be done once the control plane's own database was replaced while nothing ran. Each may run twice, says
+#: in a sentence what it did, and raises a ZantaraError where that has to wait for the next start.
+after_offline_restore: Registry[Callable[[], str]] = Registry("act after an offline restore")
+
 
 def all_service_controls() -> dict[str, ServiceControl]:
     """Every service that can be stopped and started now, by name; of two with one name the first provider's."""

@@ -58,8 +58,10 @@ class BootstrapResult:
         return data
 
 
-def bootstrap(env: Env | None = None) -> BootstrapResult:
+def bootstrap(env: Env | None = None, *, first_backup: bool = False) -> BootstrapResult:
     """Bring the installation up to this release. Idempotent; a second one at the same time waits for the first.
+
+    ``first_backup``: workers are about to start, so the plan that never ran asks them for its first run.
 
     Raises ConfigurationError (a directory that cannot be written, a bad variable) or Unavailable (the
     database server does not answer).
@@ -70,7 +72,8 @@ def bootstrap(env: Env | None = None) -> BootstrapResult:
             keep_database_private()
             steps = [migrate()]
             with _across_machines():
-                steps += [create_profiles(), create_groups(), create_schedules(), publish(), prepare_backups()]
+                steps += [create_profiles(), create_groups(), create_schedules(), publish()]
+                steps.append(prepare_backups(env, first_backup=first_backup))
                 # The last step: whatever fails before it, no password was made that nobody gets to see.
                 admin, password = create_admin(env)
                 steps.append(admin)
@@ -208,12 +211,20 @@ def publish() -> Step:
     return Step("limits", "warning", "Redis does not answer: the limits are saved, not yet in force")
 
 
-def prepare_backups() -> Step:
+def prepare_backups(env: Env, *, first_backup: bool = False) -> Step:
     """The keys that sets are encrypted and signed with, and the first plan, where there never was one."""
     from backups.keys import ensure_keys
+    from backups.seed import seed
 
-    made = ensure_keys()
-    return _step("backups", len(made), f"things made for backups: {', '.join(made)}", "keys and plans are there")
+    made = [name.replace("_", " ") for name in ensure_keys()]
+    seeded = seed(env=env, first_run=first_backup)
+    made += [f"target {seeded.target}"] if seeded.target else []
+    made += [f"source {name}" for name in seeded.sources]
+    made += [f"plan {seeded.plan}"] if seeded.plan else []
+    made += [f"first run {seeded.first_run}"] if seeded.first_run else []
+    if not made:
+        return Step("backups", "unchanged", "keys and plan are there")
+    return Step("backups", "changed", f"made: {', '.join(made)}")
 
 
 def _step(name: str, count: int, done: str, nothing: str) -> Step:

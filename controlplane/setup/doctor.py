@@ -23,7 +23,7 @@ Status = Literal["ok", "warn", "fail"]
 
 #: What an operator's probe says in doctor's words. Nothing learned is not all well, yet no proof of a fault.
 STATUS_OF_PROBE: dict[str, Status] = {"pass": "ok", "warn": "warn", "unknown": "warn", "fail": "fail"}
-DATABASE = "database"
+DATABASE, REDIS = "database", "redis"
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,23 @@ class Diagnosis:
 
 def diagnose() -> Diagnosis:
     """Look at everything that can be looked at. Servers that are away are findings, never exceptions."""
-    answers = run_probes(probes)
+    answers = _answers()
     findings = _system_checks()
     findings += _secrets()
     findings += [_probe(probe, answers[probe.name]) for probe in probes]
     findings += _migrations(answers.get(DATABASE))
-    if "redis" in answers and answers["redis"].status == "pass":
+    if REDIS in answers and answers[REDIS].status == "pass":
         findings += _redis_server()
     return Diagnosis(tuple(findings))
+
+
+def _answers() -> dict[str, ProbeResult]:
+    """What every probe says. Without a database file only the servers are asked: a query would make an empty one."""
+    if missing_sqlite_file() is None:
+        return run_probes(probes)
+    later = ProbeResult("unknown", "not asked: there is no database yet", "Run `manage.py bootstrap`.")
+    servers = [probe for probe in probes if probe.name in (DATABASE, REDIS)]
+    return {probe.name: later for probe in probes} | run_probes(servers)
 
 
 def _system_checks() -> list[Finding]:

@@ -78,7 +78,9 @@ def artifact_of(record: BackupRecord, *, name: str = "files", **columns: Any) ->
     return Artifact.objects.create(record=record, name=name, **{**values, **columns})
 
 
-def proof_of(record: BackupRecord, *, level: int = 3, state: str = "passed", at: datetime = NOW, **columns: Any) -> ProofRun:
+def proof_of(
+    record: BackupRecord, *, level: int = 3, state: str = "passed", at: datetime = NOW, **columns: Any
+) -> ProofRun:
     values: dict[str, Any] = {"trigger": "schedule", "created_at": at, "due_at": at, "finished_at": at}
     return ProofRun.objects.create(record=record, level=level, state=state, **{**values, **columns})
 

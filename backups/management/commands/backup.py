@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import BaseCommand, CommandParser
 
 from backups.cli import exits, looking, recovering, running
 from backups.cli.output import Output
-from controlplane.kernel.errors import Unavailable, ZantaraError
+from controlplane.kernel.errors import ZantaraError
 
 WORDS: Mapping[str, Callable[[Mapping[str, Any], Output], int]] = {
     "run": running.run,
@@ -26,6 +27,7 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any], Output], int]] = {
 
 class Command(BaseCommand):
     help = "Restore points: run | list | verify | drill | health | prune | rebuild-catalogue | kit."
+    requires_system_checks = ()  # `manage.py doctor` shows them; a finding must not stand between a person and a backup
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -59,19 +61,24 @@ class Command(BaseCommand):
         kit.add_argument("--identity", metavar="FILE", help="the recovery key that opens it")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        run_word(WORDS[options["word"]], options, Output(self.stdout._out, as_json=options["json"]))  # type: ignore[attr-defined]
+        run_word(WORDS[options["word"]], options, output_of(self, options))
+
+
+def output_of(command: BaseCommand, options: Mapping[str, Any]) -> Output:
+    """Where the command writes: Django's wrapper would colour and end lines on its own."""
+    return Output(getattr(command.stdout, "_out", sys.stdout), as_json=options["json"])
 
 
 def run_word(word: Callable[[Mapping[str, Any], Output], int], options: Mapping[str, Any], output: Output) -> None:
     """Do it, and leave with the exit code that says how it went."""
     try:
         code = word(options, output)
-    except Unavailable as error:
-        raise CommandError(str(error), returncode=exits.UNKNOWN) from None
     except ZantaraError as error:
-        raise CommandError(str(error), returncode=exits.FAILED) from None
+        output.error(error)
+        code = exits.code_of(error)
     except KeyboardInterrupt:
-        raise CommandError("Interrupted. What was begun goes on.", returncode=exits.INTERRUPTED) from None
+        output.warn("Interrupted. What a worker has begun goes on.")
+        code = exits.INTERRUPTED
     if code:
         raise SystemExit(code)
 

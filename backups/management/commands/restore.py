@@ -8,14 +8,13 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandParser
 
 from backups.cli import exits, restoring
-from backups.cli.output import Output
 
-from .backup import run_word
+from .backup import output_of, run_word
 
 
 class Command(BaseCommand):
     help = "Restore a restore point, or parts of it; what goes wrong is put back as it was."
-    requires_migrations_checks = False
+    requires_system_checks = ()  # a finding must not stand between a person and his data
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.formatter_class = argparse.RawDescriptionHelpFormatter
@@ -43,7 +42,7 @@ class Command(BaseCommand):
         parser.add_argument("--json", action="store_true", help="print one JSON document instead of lines")
 
     def handle(self, *args: Any, **options: Any) -> None:
-        run_word(restoring.restore, options, Output(self.stdout._out, as_json=options["json"]))  # type: ignore[attr-defined]
+        run_word(restoring.restore, options, output_of(self, options))
 
 
 #: The defaults of the first Zantara: vectors come back unless switched off, all else only if asked for.

@@ -23,7 +23,6 @@ from controlplane.kernel.errors import Unavailable
 from controlplane.kernel.logs import redact_text
 from controlplane.kernel.redis_urls import LONGEST_SOCKET_PATH
 
-
 START_SECONDS = 60
 STOP_SECONDS = 20
 USER = "zantara"

@@ -14,6 +14,7 @@ import redis
 
 from backups.errors import Damaged
 from backups.sources.programs import dying_with_us, end_group, own_environment
+from backups.sources.redis_link import NO_RETRY
 from controlplane.kernel.errors import ConfigurationError, Unavailable
 from controlplane.kernel.redis_server import find_server
 
@@ -72,7 +73,7 @@ def scratch_redis(folder: Path, rdb: Path | None = None) -> Iterator[Callable[[i
 
 def _wait(process: subprocess.Popen[bytes], socket: Path, log: Path, *, loads: bool) -> None:
     deadline = time.monotonic() + LOAD_SECONDS
-    with redis.Redis(unix_socket_path=str(socket), socket_timeout=10, retry=None) as client:
+    with redis.Redis(unix_socket_path=str(socket), socket_timeout=10, retry=NO_RETRY) as client:
         while True:
             try:
                 client.ping()

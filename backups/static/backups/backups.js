@@ -57,7 +57,7 @@
           },
         },
         scales: {
-          x: { type: "linear", border: { display: false }, grid: { display: false }, ticks: { maxTicksLimit: 3, maxRotation: 0, callback: day } },
+          x: { type: "linear", min: points.at[0], max: points.at[points.at.length - 1], border: { display: false }, grid: { display: false }, ticks: { maxTicksLimit: 3, maxRotation: 0, callback: day }, afterBuildTicks: (axis) => { axis.ticks = [0.12, 0.5, 0.88].map((part) => ({ value: axis.min + part * (axis.max - axis.min) })); } },
           y: { beginAtZero: true, border: { display: false }, ticks: { maxTicksLimit: 3, callback: written } },
         },
       },

@@ -11,14 +11,17 @@ MARKS = {"changed": "+", "unchanged": "=", "warning": "!"}
 
 
 class Command(BaseCommand):
-    help = "Migrate, and create what is missing: role profiles, groups, schedules, the first superuser. Idempotent."
+    help = "Migrate, and create what is missing: profiles, groups, schedules, keys, the first superuser. Idempotent."
     requires_system_checks = ()  # `manage.py doctor` shows them; a finding must not keep the database from migrating
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="print the result as JSON")
+        parser.add_argument(
+            "--first-backup", action="store_true", help="ask for the first backup too; for when workers start next"
+        )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        result = bootstrap()
+        result = bootstrap(first_backup=options["first_backup"])
         if options["json"]:
             self.stdout.write(json.dumps(result.as_json(), indent=2))
             return

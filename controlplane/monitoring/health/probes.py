@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from django.db import DatabaseError
 
 from controlplane.kernel import clock
 from controlplane.kernel.errors import ZantaraError
@@ -74,6 +75,10 @@ def _answer(probe: Probe) -> ProbeResult:
         result = probe.run()
     except ZantaraError as error:
         result = ProbeResult("fail", error.message, remedy=error.remedy)
+    except DatabaseError as error:  # what is wrong with the database is the probe `database`'s to say
+        logger.warning("probe_without_database", probe=probe.name, error=type(error).__name__)
+        remedy = "See what the probe `database` says; `manage.py bootstrap` makes what is missing."
+        result = ProbeResult("unknown", f"the database cannot be asked ({type(error).__name__})", remedy=remedy)
     except Exception as error:  # a probe may fail in any way; that is its answer
         logger.warning("probe_failed", probe=probe.name, exc_info=True)
         result = ProbeResult("fail", f"{type(error).__name__}: {error}")

@@ -67,7 +67,7 @@ class World(ABC):
             while not stop.is_set():
                 try:
                     self.write_once(count)
-                except BaseException as error:  # reported below
+                except BaseException as error:  # noqa: BLE001  (raised below, in the test's thread)
                     failures.append(error)
                     return
                 count += 1

@@ -21,10 +21,11 @@ def main() -> None:
     if "--pause" in sys.argv:
         _pause_instead()
     if "--wait" in sys.argv:
-        print("ready", flush=True)
+        sys.stdout.write("ready\n")
+        sys.stdout.flush()
         sys.stdin.readline()
     action, pk = arguments[0], int(arguments[1])
-    print(json.dumps({"result": ACTIONS[action](pk)}), flush=True)
+    sys.stdout.write(json.dumps({"result": ACTIONS[action](pk)}) + "\n")
 
 
 def _pause_instead() -> None:
@@ -62,7 +63,16 @@ def _delete(pk: int) -> str:
     return str(delete_set(pk, owner=f"worker-{os.getpid()}"))
 
 
-ACTIONS = {"run": _run, "tend": _tend, "delete": _delete}
+def _request(pk: int) -> str:
+    from backups.engine.requests import request_backup
+    from backups.models import BackupPlan
+    from tests.backups.factories import NOW
+
+    record = request_backup(BackupPlan.objects.get(pk=pk), trigger="schedule", scheduled_for=NOW)
+    return record.name if record is not None else ""
+
+
+ACTIONS = {"request": _request, "run": _run, "tend": _tend, "delete": _delete}
 
 if __name__ == "__main__":
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")

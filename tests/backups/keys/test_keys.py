@@ -113,7 +113,7 @@ def test_a_set_is_for_the_recovery_key_the_drill_and_the_plans_own(env: Env) -> 
 
 
 def test_without_a_recovery_key_nothing_is_encrypted(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no recovery key.*bootstrap"):
+    with pytest.raises(ConfigurationError, match=r"no recovery key.*bootstrap"):
         keys.recipients("", env_of(tmp_path))
 
 
@@ -179,7 +179,7 @@ def test_signatures_of_three_kinds_of_keys_are_trusted(env: Env, tmp_path: Path)
 def test_a_signing_key_is_named_by_the_environment(env: Env, tmp_path: Path) -> None:
     elsewhere = tmp_path / "signing.pem"
     (tmp_path / "secrets/manifest_signing_key.pem").rename(elsewhere)
-    with pytest.raises(ConfigurationError, match="cannot be read.*bootstrap"):
+    with pytest.raises(ConfigurationError, match=r"cannot be read.*bootstrap"):
         keys.signing_key(env)
     named = env_of(tmp_path / "new", ZANTARA_MANIFEST_SIGNING_KEY_FILE=str(elsewhere))
     assert keys.ensure_keys(named) == ["recovery_key", "drill_identity"]

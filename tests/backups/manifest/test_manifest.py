@@ -47,7 +47,8 @@ def digest(text: str) -> str:
 def artifact(name: str = "configuration", **changes: Any) -> ManifestArtifact:
     stored = Stored(
         plain_bytes=100, plain_sha256=digest("p"), compressed=True, compressed_bytes=50, stored_bytes=300,
-        stored_sha256=digest("s"), parts=(Part("part-00001.age", 200, digest("1")), Part("part-00002.age", 100, digest("2"))),
+        stored_sha256=digest("s"),
+        parts=(Part("part-00001.age", 200, digest("1")), Part("part-00002.age", 100, digest("2"))),
     )  # fmt: skip
     wanted: dict[str, Any] = {
         "name": name, "kind": "files", "position": 1, "settings": {"globs": [".env"]}, "captured_from_at": AT,
@@ -188,7 +189,7 @@ def test_what_a_later_version_adds_does_not_make_a_set_unreadable() -> None:
 
 
 def test_a_later_format_says_so() -> None:
-    with pytest.raises(Refused, match="format 2.*version of Zantara that made it"):
+    with pytest.raises(Refused, match=r"format 2.*version of Zantara that made it"):
         open_signed(resigned(lambda body: body.update(format=2)), TRUSTED)
 
 
@@ -210,7 +211,7 @@ def test_what_a_set_consists_of() -> None:
         for part, size in (("part-00001.age", 200), ("part-00002.age", 100), ("expectations.json.zst.age", 12))
     }
     assert manifest().artifact("logs").name == "logs"
-    with pytest.raises(Refused, match="holds no 'x'.*configuration, logs"):
+    with pytest.raises(Refused, match=r"holds no 'x'.*configuration, logs"):
         manifest().artifact("x")
 
 

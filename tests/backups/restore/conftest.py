@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
@@ -43,10 +46,9 @@ class Living:
         return ["config", "ledger"]
 
     def state(self) -> dict[str, Any]:
-        """Everything that a restore could change."""
-        files = {
-            str(path.relative_to(self.tree)): path.read_bytes() for path in sorted(self.tree.rglob("*")) if path.is_file()
-        }
+        """Everything that a restore could change; what it keeps beside meanwhile is told by ``leftovers``."""
+        found = [p for p in sorted(self.tree.rglob("*")) if p.is_file() and ".zantara-restore-" not in str(p)]
+        files = {str(path.relative_to(self.tree)): path.read_bytes() for path in found}
         with closing(sqlite3.connect(self.database)) as connection:
             rows = connection.execute("SELECT id, text FROM entries ORDER BY id").fetchall()
         return {"files": files, "rows": rows}
@@ -74,6 +76,11 @@ class Living:
         assert ended is not None
         return ended
 
+    def unwell_when_restored(self) -> None:
+        """The service behind the health address answers 503 as long as the saved configuration is live."""
+        saved = b"MODE=good\n"
+        self.health.status = lambda: 503 if (self.tree / "app.env").read_bytes() == saved else 200
+
     def service_runs(self) -> bool:
         return pid_of(self.service) is not None
 
@@ -82,7 +89,7 @@ class Living:
 
     def leftovers(self) -> list[str]:
         """Whatever a restore has left beside the live data or in its own folder."""
-        found = [path for path in self.root.rglob("*") if any(w in path.name for w in (".restore-", ".before-"))]
+        found = [path for path in self.root.rglob("*") if re.search(r"(restore|before)-r", path.name)]
         found += list((self.root / "data" / "restores").glob("work/*"))
         return sorted(str(path.relative_to(self.root)) for path in found)
 
@@ -115,7 +122,9 @@ def living(
     tree, database, service = tmp_path / "tree", tmp_path / "ledger.sqlite3", tmp_path / "service"
     service.mkdir()
     contents = {"app.env": b"MODE=good\n", "deep/big.bin": bytes(range(256)) * 5000, "deep/er/x": b"x"}
-    files = factories.files_source(tree, contents=contents, name="config", settings={"base": str(tree), "patterns": "**"})
+    files = factories.files_source(
+        tree, contents=contents, name="config", settings={"base": str(tree), "patterns": "**"}
+    )
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("CREATE TABLE entries (id INTEGER PRIMARY KEY, text TEXT)")
         connection.executemany("INSERT INTO entries (text) VALUES (?)", [(f"row {n}",) for n in range(500)])
@@ -135,8 +144,6 @@ def living(
     yield Living(tmp_path, plan, tree, database, record, service, health_server)
     if pid := pid_of(service):
         with suppress(ProcessLookupError):
-            import os
-
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(tmp_path / "store", ignore_errors=True)
 
@@ -144,7 +151,5 @@ def living(
 @pytest.fixture
 def with_service(living: Living) -> Callable[[], Living]:
     """The living system with its service running."""
-    import subprocess
-
     subprocess.run([sys.executable, str(TOY), "start", str(living.service)], check=True, timeout=20)
     return lambda: living

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class HealthServer:
-    """Serves on a free port; ``status`` and ``asked`` may be changed and read at any time."""
+    """Serves on a free port. ``status`` says what it answers; ``answers`` are those that it has given."""
 
     def __init__(self) -> None:
-        self.status, self.asked = 200, 0
+        self.status: Callable[[], int] = lambda: 200
+        self.answers: set[int] = set()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                outer.asked += 1
-                self.send_response(outer.status)
+                status = outer.status()
+                outer.answers.add(status)
+                self.send_response(status)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 

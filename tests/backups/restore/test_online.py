@@ -258,24 +258,9 @@ def test_a_request_wants_a_reason_known_parts_known_options_and_a_committed_set(
 def test_a_system_that_is_unwell_afterwards_is_put_back_with_its_services(with_service: Callable[[], Living]) -> None:
     living = with_service()
     before = living.change()
-    real = (living.tree / "app.env").read_bytes()
-    living.health.status = 200
-
-    row = living.ask(options={"stop_services": True})
-    original = living.health.asked
-    import threading
-
-    def fall_ill() -> None:
-        # well at the preflight, unwell once the restored configuration is live
-        while (living.tree / "app.env").read_bytes() == real:
-            threading.Event().wait(0.005)
-        living.health.status = 503
-
-    thread = threading.Thread(target=fall_ill)
-    thread.start()
-    ended = living.restore(row)
-    thread.join()
-    assert living.health.asked > original + 1
+    living.unwell_when_restored()
+    ended = living.restore(options={"stop_services": True})
+    assert living.health.answers == {200, 503}
     assert ended.state == "rolled_back"
     assert "The health score after the start is 0, 80 are needed: api failed" in ended.error
     assert ended.score == 0
@@ -364,11 +349,8 @@ def test_where_undoing_fails_the_safety_backup_is_restored(living: Living, monke
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(SqliteRestorer, "undo", broken)
-    row = living.restore(options={"minimum_score": 100}, artifacts=["ledger"]) if False else None
-    living.health.status = 200
-    row = living.ask(artifacts=["config", "ledger"])
-    _unwell_after_swap(living, monkeypatch)
-    ended = living.restore(row)
+    living.unwell_when_restored()
+    ended = living.restore()
     assert calls == ["undo"]
     assert ended.state == "rolled_back"
     assert ("undo_from_safety_backup", "ledger", "done") in steps(ended)
@@ -383,14 +365,14 @@ def test_where_that_fails_too_it_is_said_what_stands_where(
 
     living = with_service()
     saved, changed = living.state(), living.change()
-    row = living.ask(options={"stop_services": True})
 
     def broken(self: SqliteRestorer) -> None:
+        shutil.rmtree(living.root / "store")
         raise OSError(5, "Input/output error")
 
     monkeypatch.setattr(SqliteRestorer, "undo", broken)
-    _unwell_after_swap(living, monkeypatch, and_then=lambda: shutil.rmtree(living.root / "store"))
-    ended = living.restore(row)
+    living.unwell_when_restored()
+    ended = living.restore(options={"stop_services": True})
     assert ended.state == "failed"
     assert "ledger could not be put back (undo: OSError" in ended.error
     assert f"The safety backup {ended.safety_record} holds it." in ended.error
@@ -403,23 +385,6 @@ def test_where_that_fails_too_it_is_said_what_stands_where(
     with closing(sqlite3.connect(living.root / kept[0])) as connection:
         assert connection.execute("SELECT id, text FROM entries ORDER BY id").fetchall() == changed["rows"]
     assert Message.objects.get().severity == 30
-
-
-def _unwell_after_swap(
-    living: Living, monkeypatch: pytest.MonkeyPatch, and_then: Callable[[], object] = lambda: None
-) -> None:
-    """From the swap on, the service behind the health address answers 503."""
-    from backups.sources.sqlite_restore import SqliteRestorer
-
-    really = SqliteRestorer.swap
-
-    def swap(self: SqliteRestorer) -> None:
-        really(self)
-        if "-safety" not in str(self.staged):
-            living.health.status = 503
-            and_then()
-
-    monkeypatch.setattr(SqliteRestorer, "swap", swap)
 
 
 def test_a_restore_that_is_cancelled_midway_puts_everything_back(

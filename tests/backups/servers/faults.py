@@ -66,7 +66,7 @@ class Fault:
     lose_answer: bool = False
     #: Wait so long before the request is passed on.
     slow_seconds: float = 0.0
-    #: Pass on only so many bytes of the answer's body, then reset.
+    #: Pass on only so many bytes of the answer's body, then close.
     cut_after: int = -1
     #: Answer 200 with an error in the body; ``after`` the server did it, or instead.
     error_in_200: bool = False
@@ -165,7 +165,7 @@ class _Handler(BaseHTTPRequestHandler):
         if fault is not None and fault.slow_seconds:
             time.sleep(fault.slow_seconds)
         if fault is not None and fault.status:
-            self._say(fault.status, _error(fault.code))
+            self._say(fault.status, _error(fault.code) if fault.status >= 400 else b"")
             return
         if fault is not None and fault.error_in_200 and not fault.after:
             self._say(200, _error("InternalError"))
@@ -205,9 +205,7 @@ class _Handler(BaseHTTPRequestHandler):
             return
         if fault is not None and fault.cut_after >= 0:
             self.wfile.write(content[: fault.cut_after])
-            self.wfile.flush()
-            time.sleep(0.05)  # a reset throws away what the client has not read yet
-            self._reset()
+            self.close_connection = True  # in order: a reset would throw away what the client has not read yet
             return
         self.wfile.write(content)
 

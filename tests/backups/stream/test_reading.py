@@ -1,4 +1,4 @@
-"""Bytes on their way back: whatever was changed, cut, swapped or lost is found, and a store that is away is not damage."""
+"""Bytes on their way back: what was changed, cut, swapped or lost is found; a store that is away is not damage."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_one_flipped_bit_in_any_region_is_found(store: LocalStorage, key: Key) -
     body = file.read_bytes()
     start = header_size(body)
     regions = {
-        "version line": range(0, 21),
+        "version line": range(21),
         "stanza": range(22, body.index(b"\n--- ")),
         "header mac": range(body.index(b"\n--- ") + 5, start - 17),
         "nonce": range(start - 16, start),
@@ -151,7 +151,7 @@ def test_another_artifact_of_the_same_size_is_found(store: LocalStorage, key: Ke
     forged = part_file(store, 1).read_bytes()
     kept = keep(store, noise(70_000), key, level=None)
     part_file(store, 1).write_bytes(forged)
-    with pytest.raises(Damaged, match="was changed|should have"):
+    with pytest.raises(Damaged, match=r"was changed|should have"):
         read(store, kept, key)
     with pytest.raises(Damaged, match="was changed"):
         read(store, replace(kept, parts=(replace(kept.parts[0], size=len(forged)),)), key)

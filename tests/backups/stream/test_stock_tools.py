@@ -17,7 +17,7 @@ from .tools import FOLDER, Key, keep, noise, part_file, text
 
 
 def piped(line: str, folder: Path) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, cwd=folder)
+    return subprocess.run(["bash", "-c", f"set -o pipefail; {line}"], capture_output=True, check=False, cwd=folder)
 
 
 @pytest.fixture(autouse=True)

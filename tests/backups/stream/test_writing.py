@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -38,9 +39,11 @@ def test_the_figures_are_those_of_the_bytes(store: LocalStorage, key: Key) -> No
     stored, result = store_it(store, key, cut(data, 7_777), part_bytes=50_000)  # type: ignore[misc]
     files = sorted((store.root / FOLDER).iterdir())
     assert result == "ended"
-    assert [part.name for part in stored.parts] == [file.name for file in files] == [
-        f"part-{number:05d}.age" for number in range(1, len(files) + 1)
-    ]
+    assert (
+        [part.name for part in stored.parts]
+        == [file.name for file in files]
+        == [f"part-{number:05d}.age" for number in range(1, len(files) + 1)]
+    )
     assert len(files) > 3
     assert [part.size for part in stored.parts] == [file.stat().st_size for file in files]
     assert {part.size for part in stored.parts[:-1]} == {50_000}
@@ -145,9 +148,7 @@ def test_a_producer_is_closed_when_the_store_fails(store: LocalStorage, key: Key
 
 @pytest.mark.parametrize("part", ["part-00001.age", "part-00002.age", "part-00003.age"])
 @pytest.mark.parametrize("where", ["write", "complete"])
-def test_a_store_that_fails_at_any_part_leaves_nothing(
-    store: LocalStorage, key: Key, part: str, where: str
-) -> None:
+def test_a_store_that_fails_at_any_part_leaves_nothing(store: LocalStorage, key: Key, part: str, where: str) -> None:
     fired: list[str] = []
     error = StorageUnavailable("500 from the store.")
     hurt = Hurt(store, open_writer=failing_writer(store, fired, error, key_end=part, where=where))
@@ -174,7 +175,7 @@ def test_stop_ends_a_stream_whose_producer_blocks(store: LocalStorage, key: Key)
         store_it(store, key, chunks(), stop=stop, interrupt=woken.set)
     assert woken.is_set()
     assert len(asked) == 4
-    assert max(b - a for a, b in zip(asked, asked[1:], strict=False)) < 2  # 0.25 s, on a busy machine
+    assert max(b - a for a, b in itertools.pairwise(asked)) < 2  # 0.25 s, on a busy machine
     assert objects(store) == []
 
 
