@@ -25,8 +25,6 @@ from .sources.base import kinds
 log = structlog.get_logger(__name__)
 
 PLAN, TARGET = "zantara", "local"
-#: Who may take all vectors out of the sample service and put them back.
-KEEPER_ROLE = "AI Bridge/Tech Lead"
 #: In a source's history: the seed wrote it. As long as nobody else has, its addresses follow the environment.
 SEEDED = "by the seed"
 #: The role whose callers may read and write all vectors of the managed service.

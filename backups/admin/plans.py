@@ -7,6 +7,7 @@ from zoneinfo import available_timezones
 
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
+from django.db import transaction
 from django.db.models import Count, Max, Q, QuerySet
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.urls import URLPattern, path, reverse
@@ -15,7 +16,7 @@ from django.utils.safestring import SafeString
 
 from backups import beat
 from backups.engine.expiry import unfreeze
-from backups.models import BackupPlan
+from backups.models import BackupPlan, BackupSource
 from controlplane.console.base import Dialog, HistoryModelAdmin, action, badge, display, since
 from controlplane.kernel import clock
 from controlplane.kernel.errors import Refused
@@ -186,6 +187,16 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
             beat.write_schedule(obj, runs)
         if drills is not None:
             beat.write_drill_schedule(obj, drills)
+
+    def _save_as_it_was(self, request: HttpRequest, record: Any, current: Any) -> None:
+        """A revert brings back the sources that are still there. A deleted plan comes back without times of its own."""
+        wanted = [one.backupsource_id for one in record.sources.all()]
+        if current is None:
+            record.schedule_id = record.drill_schedule_id = None  # beat's rows went with the plan
+        with transaction.atomic():
+            super()._save_as_it_was(request, record, current)
+            plan = BackupPlan.objects.get(pk=record.id)
+            plan.sources.set(BackupSource.objects.filter(pk__in=wanted))
 
     def delete_model(self, request: HttpRequest, obj: BackupPlan) -> None:
         beat.delete_schedules(obj)

@@ -223,7 +223,7 @@ def way(state: str, steps: list[Any]) -> list[dict[str, Any]]:
         shown.append({"name": text, "kind": kind, "icon": STEP_STATES[kind][2] if kind != "running" else icon})
     if gone_back:
         text, _, icon = RESTORE_STATES[state]
-        shown.append({"name": text, "kind": "failed" if state == "failed" else "running", "icon": icon})
+        shown.append({"name": text, "kind": "failed" if state == "failed" else "back", "icon": icon})
     return shown
 
 

@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from backups.models import StorageTarget, TargetState
 from backups.sources.base import Finding
 from backups.storage.state import check_target
+from backups.storage.targets import check_settings
 from controlplane.console.base import (
     Dialog,
     HistoryModelAdmin,
@@ -63,13 +64,16 @@ class TargetForm(forms.ModelForm):  # type: ignore[type-arg]  # Meta names the m
 
     def clean(self) -> dict[str, Any]:
         data = super().clean() or self.cleaned_data
-        if data.get("kind") == StorageTarget.Kind.LOCAL and not data.get("path"):
-            self.add_error("path", "Name the directory.")
-        if data.get("kind") == StorageTarget.Kind.S3 and not data.get("bucket"):
-            self.add_error("bucket", "Name the bucket.")
         if data.get("secret"):
             self.instance.secret_access_key = data["secret"]
         return data
+
+    def _post_clean(self) -> None:
+        """What the store's own code finds wrong is said at its field."""
+        super()._post_clean()  # type: ignore[misc]  # Django's own hook, untyped
+        for field, message in check_settings(self.instance):
+            if field in self.fields and field not in self.errors:
+                self.add_error(field, message)
 
 
 @admin.register(StorageTarget)

@@ -34,7 +34,9 @@ class Output:
         terminal = _is_terminal(stream)
         # Without a terminal a row is one line, whatever its length: it goes to grep and to logs.
         width = None if terminal else 1000
-        self.console = Console(file=stream, highlight=False, soft_wrap=True, force_terminal=terminal or None, width=width)
+        self.console = Console(
+            file=stream, highlight=False, soft_wrap=True, force_terminal=terminal or None, width=width
+        )
 
     def line(self, text: str) -> None:
         if not self.as_json:

@@ -115,6 +115,10 @@ def tell_restore(row: RestoreRecord, output: Output) -> int:
             "error": row.error,
         }
     )
+    return show_restore(row, output)
+
+
+def show_restore(row: RestoreRecord, output: Output) -> int:
     for step in row.steps:
         what = " ".join(filter(None, (step.get("step"), step.get("artifact"))))
         output.line(f"  {_MARKS.get(step.get('status', ''), '·')} {what} {step.get('detail') or ''}".rstrip())

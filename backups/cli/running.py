@@ -19,7 +19,7 @@ from controlplane.kernel.errors import Refused
 from . import exits, facts
 from .output import Output, size
 
-_OVER = frozenset({"committed", "failed", "cancelled", "expiring", "deleting", "deleted"})
+OVER = frozenset({"committed", "failed", "cancelled", "expiring", "deleting", "deleted"})
 _PROOF_EXITS = {
     "passed": exits.DONE, "failed": exits.FAILED, "not_possible": exits.NOT_POSSIBLE, "unknown": exits.UNKNOWN,
     "cancelled": exits.FAILED,
@@ -76,12 +76,16 @@ def run_plan(options: Mapping[str, Any], output: Output) -> BackupRecord:
         ran = run_backup(record.pk, owner=here())
         if ran is not None and ran.state == "queued":
             return ran
-    followed: BackupRecord = output.follow(record, record.name, lambda row: row.state in _OVER)
+    followed: BackupRecord = output.follow(record, record.name, lambda row: row.state in OVER)
     return followed
 
 
 def tell_record(record: BackupRecord, output: Output) -> int:
     output.document(facts.record_as_json(record, lines=True))
+    return show_record(record, output)
+
+
+def show_record(record: BackupRecord, output: Output) -> int:
     if record.state == "queued":
         output.line(f"✗ {record.name}: {record.error}")
         output.line(f"  A worker tries again at {record.due_at:%H:%M:%S} UTC (attempt {record.attempt + 1}).")
@@ -126,6 +130,10 @@ def prove(record: BackupRecord, level: int, options: Mapping[str, Any], output: 
 
 def tell_proof(proof: ProofRun, output: Output) -> int:
     output.document(facts.proof_as_json(proof))
+    return show_proof(proof, output)
+
+
+def show_proof(proof: ProofRun, output: Output) -> int:
     for finding in proof.findings:
         mark = _MARKS.get(finding.get("status", ""), "·")
         output.line(f"  {mark} {finding.get('artifact', '')}: {finding.get('detail', '')}")

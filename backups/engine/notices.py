@@ -75,10 +75,10 @@ def tell_frozen(plan: BackupPlan, record: BackupRecord, reason: str) -> None:
     )
 
 
-def tell_unreachable(target: StorageTarget, message: str, since: datetime) -> None:
+def tell_unreachable(target: StorageTarget, message: str, now: datetime) -> None:
     notify(
         "target_unreachable",
-        key=f"target_unreachable:{target.name}:{since:%Y-%m-%dT%H:%MZ}",
+        key=f"target_unreachable:{target.name}:{now:%Y-%m-%d}",  # once a day, for as long as it lasts
         title=f"The storage target {target.name} cannot be used",
         body=message,
         link=f"/admin/backups/storagetarget/{target.pk}/change/",

@@ -75,14 +75,33 @@ def migrate() -> None:
 
 
 def raise_fences() -> int:
-    """Clear every lease and lift its token; how many rows there were."""
+    """Clear every lease and lift its token; how many rows there were.
+
+    The numbers of new rows are lifted as far: one that is made now must not be taken for another that had its number
+    in the lost time.
+    """
     count = 0
     for model in apps.get_models():
         if issubclass(model, Leased) and model._meta.managed and not model._meta.proxy:
             count += model._base_manager.update(
                 lease_token=F("lease_token") + FENCE, lease_owner="", lease_expires_at=None, lease_heartbeat_at=None
             )
+            _skip_numbers(model)
     return count
+
+
+def _skip_numbers(model: type[models.Model]) -> None:
+    table, column = model._meta.db_table, model._meta.pk.column
+    with connection.cursor() as cursor:
+        if connection.vendor == "sqlite":
+            cursor.execute("UPDATE sqlite_sequence SET seq = seq + %s WHERE name = %s", [FENCE, table])
+            if cursor.rowcount == 0:  # no row was ever made
+                cursor.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s)", [table, FENCE])
+        elif connection.vendor == "postgresql":
+            cursor.execute(
+                "SELECT setval(name, nextval(name) + %s) FROM pg_get_serial_sequence(%s, %s) AS name",
+                [FENCE, table, column],
+            )
 
 
 def abort_runs(reason: str, now: datetime) -> list[str]:
@@ -110,8 +129,10 @@ def _commit_if_whole(record: BackupRecord, reason: str, now: datetime) -> bool:
     except ZantaraError as error:  # then the rebuilt catalogue finds it when the store is back
         log.warning("store_not_asked", backup=record.name, error=str(error))
         return False
+    if found is None:
+        return False
     lease = leases.acquire(BackupRecord, record.pk, owner=ACTOR, ttl_seconds=_LEASE_SECONDS, now=now)
-    if found is None or lease is None:
+    if lease is None:  # nothing else runs
         return False
     manifest, digest = found
     return commit.committed(record, manifest, digest, lease=lease, reason=f"{reason}; its set is whole")
@@ -153,7 +174,8 @@ def _end(
 
 def rebuild_catalogues(now: datetime) -> tuple[list[str], list[str]]:
     """Take in what every target holds: names of the sets that were added, and what could not be asked or read."""
-    added, warnings = [], []
+    added: list[str] = []
+    warnings: list[str] = []
     for pk, name in list(StorageTarget.objects.values_list("pk", "name")):
         try:
             rebuilt = rebuild(StorageTarget.objects.get(pk=pk), now)

@@ -259,10 +259,11 @@ def _finish(journal: Journal, now: datetime, say: Callable[[str], None]) -> Offl
     step_reached("offline_rebuilt")
     said, waiting = aftermath.tell_others()
     former = _keep_former(journal)
+    remove_work(journal)
     journal.state, journal.finished_at = "done", now.isoformat()
     journal.save()
     step_reached("offline_ended")
-    remove_work(journal)
+    journals.lock_of(journal.name).unlink(missing_ok=True)
     log.info("restored_offline", restore=journal.name, backup=journal.set.record_name, former=former)
     captured = journal.steps[0].detail if journal.steps else ""
     return OfflineRestored(

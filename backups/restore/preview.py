@@ -276,9 +276,10 @@ def _space(parts: Sequence[PartPreview]) -> Iterable[Finding]:
 def _others(record: BackupRecord, names: Sequence[str], restore: RestoreRecord | None) -> list[Finding]:
     """Another restore or a backup at work on the same sources. Of two restores that look at once the older goes on."""
     wanted, found = set(names), []
-    mine = restore.pk if restore is not None else None
-    for other in RestoreRecord.objects.exclude(state__in=(*RESTORE.terminal_states, "queued")).exclude(pk=mine):
-        first = other.state != "preflight" or mine is None or other.pk < mine
+    for other in RestoreRecord.objects.exclude(state__in=(*RESTORE.terminal_states, "queued")):
+        if restore is not None and other.pk == restore.pk:
+            continue
+        first = other.state != "preflight" or restore is None or other.pk < restore.pk
         if first and (both := sorted(wanted & set(other.artifacts))):
             found.append(
                 Finding("fail", f"{other.name} is restoring {', '.join(both)} at the moment; wait until it ends")
@@ -297,7 +298,7 @@ def safety_plan(record: BackupRecord, names: Sequence[str]) -> BackupPlan | None
     """The plan whose sources include all parts: the record's own if it still does, else any."""
     wanted = set(names)
     plans = [record.plan] if record.plan is not None else []
-    plans += list(BackupPlan.objects.exclude(pk=record.plan_id).order_by("pk"))
+    plans += BackupPlan.objects.order_by("pk")
     for plan in plans:
         if wanted <= set(plan.sources.filter(enabled=True).values_list("name", flat=True)):
             return plan

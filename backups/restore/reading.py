@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Mapping
-from contextlib import closing
 from typing import Any
 
 from backups.errors import Damaged
@@ -45,11 +44,11 @@ class SetReader:
         """
         artifact = self.manifest.artifact(name)
         total = 0
-        with closing(open_stream(self.storage, f"{self.prefix}/{name}", artifact, identity)) as stream:
-            for chunk in stream:
-                total += len(chunk)
-                reached(total)
-                yield chunk
+        # open_stream is a generator: closing this one closes it, and its threads end
+        for chunk in open_stream(self.storage, f"{self.prefix}/{name}", artifact, identity):
+            total += len(chunk)
+            reached(total)
+            yield chunk
 
     def opens_with(self, identity: Identity) -> bool:
         """Whether this identity is among those that the set was encrypted to."""

@@ -11,6 +11,8 @@ from backups.errors import Damaged
 #: A record with a vector of 65536 numbers, or a document of 40 MB as Chroma takes them, is still one.
 MOST_LINE_BYTES = 128 * 2**20
 
+_ENCODER = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
 
 def lines(chunks: Iterable[bytes], *, most: int = MOST_LINE_BYTES) -> Iterator[bytes]:
     """Each line without its end; Damaged where one is too long, or the last one has no end."""
@@ -43,4 +45,4 @@ def parsed(line: bytes, number: int) -> dict[str, Any]:
 
 def compact(value: Any) -> bytes:
     """The one way in which a value is written and hashed: keys sorted, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    return _ENCODER.encode(value).encode()

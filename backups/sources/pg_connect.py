@@ -24,7 +24,17 @@ LOCK_SECONDS = 60
 CONTROL_PLANE = "control-plane"
 APPLICATION = "zantara-backup"
 _PARAMETERS = ("host", "port", "dbname", "user")
-_OPTIONS = ("sslmode", "sslrootcert", "sslcert", "sslkey", "channel_binding", "target_session_attrs", "options")
+_OPTIONS = (
+    "host",
+    "port",
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "channel_binding",
+    "target_session_attrs",
+    "options",
+)
 _CHECK_REMEDY = "See that the server runs and that host, port, database, user and password are right."
 
 

@@ -152,7 +152,7 @@ class PostgresRestorer(Restorer):
             )
         others = connection.execute(
             "SELECT count(*), count(*) FILTER (WHERE usename IS DISTINCT FROM current_user) FROM pg_stat_activity "
-            "WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+            "WHERE datname = %s AND pid <> pg_backend_pid() AND usename IS NOT NULL",
             (self.live,),
         ).fetchone() or (0, 0)
         if others[0]:
@@ -244,7 +244,7 @@ class PostgresRestorer(Restorer):
             for name, _ in steps:
                 connection.execute(
                     "SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity "
-                    "WHERE datname = %s AND pid <> pg_backend_pid() AND backend_type = 'client backend'",
+                    "WHERE datname = %s AND pid <> pg_backend_pid() AND usename IS NOT NULL",
                     (name,),
                 )
             try:

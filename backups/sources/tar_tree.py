@@ -86,10 +86,9 @@ class _Scanner:
             return
         for match in matches:
             self._take(os.path.relpath(match, self.base))
-        if len(self._paths) + self.scan.oldest_left_out == before and not any(
-            os.path.relpath(match, self.base) in self._paths for match in matches
-        ):
-            self.scan.warnings.append(f"nothing matches {pattern} in {self.base}")
+        # A name that is missing is worth a word; that nothing matches a pattern (no rotated logs yet) is usual.
+        if plain and len(self._paths) + self.scan.oldest_left_out == before and pattern not in self._paths:
+            self.scan.warnings.append(f"there is no {pattern} in {self.base}")
 
     def result(self) -> Scan:
         self.scan.paths = sorted(os.fsencode(path) for path in self._paths)

@@ -207,6 +207,24 @@ def _make_tables(alias: str, models: Sequence[type[Model]]) -> None:
     for config in apps.get_app_configs():
         create_contenttypes(config, verbosity=0, interactive=False, using=alias, apps=apps)
         create_permissions(config, verbosity=0, interactive=False, using=alias, apps=apps)
+    _add_own_permissions(alias)
+
+
+def _add_own_permissions(alias: str) -> None:
+    """Those that no model declares but a release makes in every database, on models of others: groups hold them too."""
+    from django.contrib.auth.models import Permission
+    from django.contrib.contenttypes.models import ContentType
+
+    there = {permission.natural_key() for permission in Permission.objects.using(alias).select_related("content_type")}
+    for permission in Permission.objects.select_related("content_type"):
+        if permission.natural_key() in there:
+            continue
+        kind = ContentType.objects.using(alias).filter(
+            app_label=permission.content_type.app_label, model=permission.content_type.model
+        )
+        if found := kind.first():
+            made = Permission(name=permission.name, codename=permission.codename, content_type=found)
+            made.save(using=alias)
 
 
 def load(rows: Iterable[Row], *, using: str) -> None:

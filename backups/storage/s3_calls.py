@@ -6,7 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -83,7 +83,7 @@ BRIEF = Patience(attempts=2, first_wait_seconds=0.1)
 
 def client_for(connection: Connection, patience: Patience) -> tuple[Any, dict[str, Any]]:
     """The client of this process for a connection; making one takes up to a second, and threads may share it."""
-    return _made(connection, patience, os.getpid())
+    return _made(replace(connection, bucket=""), patience, os.getpid())
 
 
 @lru_cache(maxsize=8)
@@ -112,7 +112,6 @@ def make_client(connection: Connection, patience: Patience) -> tuple[Any, dict[s
         tcp_keepalive=True,
     )
     options: dict[str, Any] = {
-        "bucket_name": connection.bucket,
         "region_name": connection.region or None,
         "endpoint_url": connection.endpoint_url or None,
         "location": "",

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from backups.cli import exits, looking, recovering, running
+from backups.cli import cycle, exits, looking, recovering, running
 from backups.cli.output import Output
 from controlplane.kernel.errors import ZantaraError
 
@@ -22,11 +24,15 @@ WORDS: Mapping[str, Callable[[Mapping[str, Any], Output], int]] = {
     "prune": looking.prune,
     "rebuild-catalogue": recovering.rebuild,
     "kit": recovering.kit,
+    "test": cycle.backup_test,
+    "recovery-test": cycle.recovery_test,
 }
 
 
 class Command(BaseCommand):
-    help = "Restore points: run | list | verify | drill | health | prune | rebuild-catalogue | kit."
+    help = (
+        "Restore points: run | list | verify | drill | health | prune | rebuild-catalogue | kit | test | recovery-test."
+    )
     requires_system_checks = ()  # `manage.py doctor` shows them; a finding must not stand between a person and a backup
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -60,8 +66,25 @@ class Command(BaseCommand):
         kit.add_argument("--install", metavar="FILE", help="take targets and keys from this kit")
         kit.add_argument("--identity", metavar="FILE", help="the recovery key that opens it")
 
+        test = _word(words, "test", "back up, verify and drill on the running stack, and say what was proven")
+        test.add_argument("--plan")
+        test = _word(words, "recovery-test", "lose vectors of the running stack, restore them, and compare")
+        test.add_argument("--plan")
+
     def handle(self, *args: Any, **options: Any) -> None:
         run_word(WORDS[options["word"]], options, output_of(self, options))
+
+
+@contextmanager
+def _quiet_logs() -> Iterator[None]:
+    """The command says itself what it does: of the log, warnings and worse."""
+    root = logging.getLogger()
+    before = root.level
+    root.setLevel(max(before, logging.WARNING))
+    try:
+        yield
+    finally:
+        root.setLevel(before)
 
 
 def output_of(command: BaseCommand, options: Mapping[str, Any]) -> Output:
@@ -72,7 +95,8 @@ def output_of(command: BaseCommand, options: Mapping[str, Any]) -> Output:
 def run_word(word: Callable[[Mapping[str, Any], Output], int], options: Mapping[str, Any], output: Output) -> None:
     """Do it, and leave with the exit code that says how it went."""
     try:
-        code = word(options, output)
+        with _quiet_logs():
+            code = word(options, output)
     except ZantaraError as error:
         output.error(error)
         code = exits.code_of(error)

@@ -51,7 +51,9 @@ def make_plan(name: str = "zantara", *, age_days: float = 60, cron: str = "0 2 *
     return plan
 
 
-def make_record(plan: BackupPlan, at: datetime | None = None, *, state: str = "committed", **columns: Any) -> BackupRecord:
+def make_record(
+    plan: BackupPlan, at: datetime | None = None, *, state: str = "committed", **columns: Any
+) -> BackupRecord:
     """A record in a state, without artifacts."""
     at = at or clock.now() - timedelta(hours=3)
     committed = state in ("committed", "expiring", "deleting", "deleted")
@@ -81,12 +83,14 @@ def make_record(plan: BackupPlan, at: datetime | None = None, *, state: str = "c
     return record
 
 
-def add_artifacts(record: BackupRecord, *, level: int | None = None, at: datetime | None = None, growth: float = 1) -> list[Artifact]:
+def add_artifacts(
+    record: BackupRecord, *, level: int | None = None, at: datetime | None = None, growth: float = 1
+) -> list[Artifact]:
     """The record's artifacts, all proven up to ``level`` at ``at``; the record's sums with them."""
     at = at or clock.now() - timedelta(hours=2)
     made = []
-    for position, (name, kind, plain, stored, summary, seconds) in enumerate(PARTS):
-        plain, stored = int(plain * growth), int(stored * growth)
+    for position, (name, kind, plain_size, stored_size, summary, seconds) in enumerate(PARTS):
+        plain, stored = int(plain_size * growth), int(stored_size * growth)
         proofs = {f"l{n}_at": at for n in range(level + 1)} if level is not None else {}
         made.append(
             Artifact.objects.create(

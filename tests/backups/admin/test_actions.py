@@ -70,7 +70,9 @@ def test_each_act_is_for_those_who_may_and_for_nobody_else(world: dict[str, Any]
 def snapshot() -> list[Any]:
     """Everything that an act could have changed."""
     return [
-        list(BackupRecord.objects.order_by("pk").values_list("state", "pinned_at", "cancel_requested_at", "expires_at")),
+        list(
+            BackupRecord.objects.order_by("pk").values_list("state", "pinned_at", "cancel_requested_at", "expires_at")
+        ),
         list(ProofRun.objects.values_list("pk")),
         list(PlanState.objects.values_list("retention_frozen_at")),
     ]
@@ -137,7 +139,9 @@ def test_cancelling_one_that_waits_ends_it_and_one_that_runs_is_asked(operator: 
     assert waiting.events.latest().actor == "a-operator"
 
 
-@pytest.mark.parametrize(("act", "typed", "level"), [("verify", {"level": "0"}, 0), ("verify", {"level": "2"}, 2), ("drill", {}, 3)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("act", "typed", "level"), [("verify", {"level": "0"}, 0), ("verify", {"level": "2"}, 2), ("drill", {}, 3)]
+)
 def test_proofs_are_asked_for_by_level_and_their_page_is_shown(
     operator: Client, act: str, typed: dict[str, str], level: int
 ) -> None:

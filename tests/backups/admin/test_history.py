@@ -30,7 +30,9 @@ def ago(**span: float) -> datetime:
 
 @time_machine.travel(NOON, tick=False)
 def test_a_row_says_what_was_saved_when_it_was_proven_and_how_long_a_restore_takes(admin: Client) -> None:
-    record = rows.make_set(rows.make_plan(), ago(hours=10), level=3, proven_at=ago(hours=2), requested_by="olga", trigger="manual")
+    record = rows.make_set(
+        rows.make_plan(), ago(hours=10), level=3, proven_at=ago(hours=2), requested_by="olga", trigger="manual"
+    )
     shown = row_of(admin.get(HISTORY), record.name)
     assert "zantara · by hand by olga" in shown
     assert "Committed" in shown
@@ -45,7 +47,9 @@ def test_a_row_says_what_was_saved_when_it_was_proven_and_how_long_a_restore_tak
 def test_each_state_is_said_in_words_with_what_becomes_of_it(admin: Client) -> None:
     plan = rows.make_plan()
     pinned = rows.make_set(plan, ago(days=1), pinned_at=ago(days=1), pinned_by="olga", pin_reason="migration")
-    expiring = rows.make_set(plan, ago(days=2), state="expiring", expires_at=clock.now() + timedelta(hours=21, minutes=1))
+    expiring = rows.make_set(
+        plan, ago(days=2), state="expiring", expires_at=clock.now() + timedelta(hours=21, minutes=1)
+    )
     failed = rows.make_record(plan, ago(days=3), state="failed", error="chroma did not answer")
     gone = rows.make_record(plan, ago(days=4), state="deleted", freed_bytes=5)
     page = admin.get(HISTORY)
@@ -73,7 +77,10 @@ def test_the_tracker_has_a_cell_a_day_with_words_and_a_link(admin: Client) -> No
     assert cells[-3][2] == "21 Nov: failed"
     assert cells[-4][1:] == (change("backupplan", plan.pk), "20 Nov: missed: no run was begun")
     both = admin.get(cells[-1][1].replace("&amp;", "&"))
-    assert {row.name for row in both.context["cl"].result_list} == {"zantara-backup-2026-11-23", "zantara-backup-2026-11-23-2"}
+    assert {row.name for row in both.context["cl"].result_list} == {
+        "zantara-backup-2026-11-23",
+        "zantara-backup-2026-11-23-2",
+    }
 
 
 @time_machine.travel(NOON, tick=False)
@@ -111,7 +118,9 @@ def test_the_trend_is_drawn_from_the_second_set_on_and_told_in_a_table(admin: Cl
     assert "Drawn from the second set on." in text_of(admin.get(HISTORY))
     rows.make_set(plan, ago(hours=1), growth=2)
     page = admin.get(HISTORY).content.decode()
-    points = json.loads(re.search(r'<canvas[^>]+data-trend></canvas><script type="application/json">(.*?)</script>', page)[1])  # type: ignore[index]
+    points = json.loads(
+        re.search(r'<canvas[^>]+data-trend></canvas><script type="application/json">(.*?)</script>', page)[1]
+    )  # type: ignore[index]
     assert [round(stored / rows.MIB) for stored in points["stored"]] == [27, 54]
     assert "Sizes of the last sets of zantara" in page
 

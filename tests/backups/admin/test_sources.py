@@ -52,7 +52,9 @@ def test_an_unknown_kind_leads_back_to_the_choice(admin: Client) -> None:
 
 
 def test_a_source_is_made_with_the_settings_that_its_kind_has_cleaned(admin: Client, tmp_path: Path) -> None:
-    answer = add(admin, "files", name="etc", set_base=str(tmp_path), set_patterns="*.toml\n\n  conf/**  ", set_exclude="")
+    answer = add(
+        admin, "files", name="etc", set_base=str(tmp_path), set_patterns="*.toml\n\n  conf/**  ", set_exclude=""
+    )
     assert answer.status_code == 302
     source = BackupSource.objects.get()
     assert (source.kind, source.enabled, source.secrets) == ("files", True, {})
@@ -64,7 +66,16 @@ def test_a_source_is_made_with_the_settings_that_its_kind_has_cleaned(admin: Cli
 
 
 def test_what_the_kind_refuses_is_said_at_the_setting_that_it_names(admin: Client) -> None:
-    answer = add(admin, "logs", name="app-logs", set_base="", set_patterns="*.log", set_exclude="", set_max_age_days="-4", set_restore_to="")
+    answer = add(
+        admin,
+        "logs",
+        name="app-logs",
+        set_base="",
+        set_patterns="*.log",
+        set_exclude="",
+        set_max_age_days="-4",
+        set_restore_to="",
+    )
     assert answer.status_code == 200
     assert BackupSource.objects.count() == 0
     assert answer.context["adminform"].form.errors

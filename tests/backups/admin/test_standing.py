@@ -42,7 +42,9 @@ def test_one_artifact_without_proof_leaves_the_whole_unproven(artifacts: list[Ar
 
 
 def test_damage_is_said_before_any_proof_and_names_the_artifact() -> None:
-    found = standing_of([Artifact(name="logs", l3_at=hours(1), damaged_at=hours(0.5)), Artifact(name="b", l3_at=hours(1))])
+    found = standing_of(
+        [Artifact(name="logs", l3_at=hours(1), damaged_at=hours(0.5)), Artifact(name="b", l3_at=hours(1))]
+    )
     assert (found.level, found.damaged) == (None, ("logs",))
     assert "Damaged" in proof_cell(found, NOW)
     assert "logs" in proof_cell(found, NOW)

@@ -56,8 +56,13 @@ def test_an_empty_secret_keeps_the_one_that_is_there(admin: Client) -> None:
 
 @pytest.mark.parametrize(
     ("columns", "field"),
-    [({"bucket": ""}, "bucket"), ({"bucket": "Not A Bucket"}, "bucket"), ({"kind": "local"}, "path"), ({"name": "A b"}, "name")],
-)  # fmt: skip
+    [
+        ({"bucket": ""}, "bucket"),
+        ({"bucket": "Not A Bucket"}, "bucket"),
+        ({"kind": "local"}, "path"),
+        ({"name": "A b"}, "name"),
+    ],
+)
 def test_what_makes_no_sense_is_said_at_its_field(admin: Client, columns: dict[str, str], field: str) -> None:
     answer = admin.post(f"{LIST}add/", typed(**columns))
     assert answer.status_code == 200
@@ -90,8 +95,12 @@ def test_the_list_tells_space_sets_and_what_does_not_match(admin: Client) -> Non
     odd = StorageTarget.objects.create(name="odd", kind="local", path="/b")
     StorageTarget.objects.create(name="new", kind="local", path="/c")
     now = clock.now()
-    TargetState.objects.create(target=full, checked_at=now, reachable=True, free_bytes=5 * 2**30, total_bytes=100 * 2**30)
-    TargetState.objects.create(target=odd, checked_at=now, reachable=True, free_bytes=50, total_bytes=100, orphan_sets=2)
+    TargetState.objects.create(
+        target=full, checked_at=now, reachable=True, free_bytes=5 * 2**30, total_bytes=100 * 2**30
+    )
+    TargetState.objects.create(
+        target=odd, checked_at=now, reachable=True, free_bytes=50, total_bytes=100, orphan_sets=2
+    )
     shown = text_of(admin.get(LIST))
     assert "full /a local directory Nearly full 5 GiB 5% of 100 GiB" in shown
     assert "odd /b local directory Look at this" in shown

@@ -58,7 +58,7 @@ def test_a_run_with_warnings_has_an_exit_code_of_its_own(
 ) -> None:
     called = call("backup", "run", "--here")
     assert called.code == 3
-    assert [line for line in called.out.splitlines() if line.startswith("! ")][0].startswith("! extra: ")
+    assert next(line for line in called.out.splitlines() if line.startswith("! ")).startswith("! extra: ")
     assert "missing.toml" in called.out
     assert BackupRecord.objects.get().state == "committed"
 
@@ -83,7 +83,8 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do(call: Call, plan
     factories.files_plan(Path(str(plan.target.path)).parent / "other", name="other")
     wrong = call("backup", "run", "--here", "--json")
     assert wrong.code == 2
-    assert wrong.document == {"error": "There is more than one plan.", "remedy": "Name one with --plan: nightly, other."}
+    remedy = "Name one with --plan: nightly, other."
+    assert wrong.document == {"error": "There is more than one plan.", "remedy": remedy}
     assert BackupRecord.objects.count() == 0
 
 
@@ -205,11 +206,12 @@ def test_the_lines_for_stock_tools_are_shown_on_demand(call: Call, plan: BackupP
     assert "set -o" not in call("backup", "list").out
 
 
-# --- verify and drill -------------------------------------------------------------------------------------------------
+# --- verify and drill ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("words", "level"), [(("verify", "--level", "0"), 0), (("verify", "--level", "1"), 1), (("verify",), 2), (("drill",), 3)]
+    ("words", "level"),
+    [(("verify", "--level", "0"), 0), (("verify", "--level", "1"), 1), (("verify",), 2), (("drill",), 3)],
 )
 def test_each_step_of_the_ladder_is_climbed_and_recorded(
     call: Call, plan: BackupPlan, drill_key: str, words: tuple[str, ...], level: int
@@ -287,7 +289,7 @@ def test_an_identity_without_here_and_an_unknown_record_are_refused(call: Call, 
     assert not ProofRun.objects.exists()
 
 
-# --- health and prune -----------------------------------------------------------------------------------------------
+# --- health and prune ----------------------------------------------------------------------------------------------
 
 
 def test_health_is_a_document_and_lines_with_remedies(call: Call, plan: BackupPlan) -> None:
@@ -318,7 +320,7 @@ def test_prune_says_what_it_would_do_and_then_does_it(call: Call, plan: BackupPl
     assert call("backup", "prune", "--dry-run", "--plan", "nope").code == 2
 
 
-# --- kit and catalogue -------------------------------------------------------------------------------------------------
+# --- kit and catalogue ---------------------------------------------------------------------------------------------
 
 
 def test_the_kit_is_written_once_and_installed_with_the_recovery_key(
@@ -390,7 +392,7 @@ def test_a_set_that_nobody_here_trusts_is_a_warning_and_a_store_that_is_away_unk
     assert set(away.document["targets"]) == {"away", "shed"}
 
 
-# --- all ---------------------------------------------------------------------------------------------------------------
+# --- all -----------------------------------------------------------------------------------------------------------
 
 
 def test_wrong_words_are_argparses_business_and_the_help_names_the_exit_codes(data_dir: Path) -> None:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +12,13 @@ import pytest
 
 from backups.errors import CaptureFailed, Damaged
 from backups.sources import register_kinds
-from backups.sources.base import Capture, Captured, Finding, Place, Restorer, Source, kinds
+from backups.sources.base import Place, Restorer, kinds
 from controlplane.kernel import clock
 from controlplane.kernel.errors import ZantaraError
 
 from . import own_worlds, server_worlds  # noqa: F401  (they add their worlds)
+from .taking import Taken, assert_good, drill, failing, finish, fresh, pieces, take
 from .worlds import MARKS, WORLDS, World
-
-CHUNK_LIMIT = 2**20
 
 
 @pytest.fixture(params=[pytest.param(name, marks=MARKS[name]) for name in WORLDS])
@@ -30,78 +26,9 @@ def world(request: pytest.FixtureRequest) -> World:
     return WORLDS[request.param](request)
 
 
-@dataclass
-class Taken:
-    data: bytes
-    captured: Captured
-
-    @property
-    def expectations(self) -> Any:
-        """As they come back from where they are stored."""
-        return json.loads(json.dumps(self.captured.expectations, ensure_ascii=False).encode("utf-8"))
-
-
 @pytest.fixture
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("contract")
-
-
-def fresh(folder: Path, name: str) -> Path:
-    shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / name).mkdir(mode=0o700)
-    return folder / name
-
-
-def take(source: Source, folder: Path) -> Taken:
-    """Capture as the engine does: the chunks are read by another thread than the one that began."""
-    scratch = fresh(folder, "scratch")
-    box: list[Taken] = []
-    failures: list[BaseException] = []
-    with source.capture(now=clock.now(), scratch=scratch) as capture:
-
-        def read() -> None:
-            try:
-                data = bytearray()
-                for chunk in capture.chunks():
-                    assert 0 < len(chunk) <= CHUNK_LIMIT
-                    data += chunk
-                box.append(Taken(bytes(data), capture.finish()))
-            except BaseException as error:  # noqa: BLE001  (raised below, in the test's thread)
-                failures.append(error)
-
-        thread = threading.Thread(target=read)
-        thread.start()
-        thread.join(120)
-    if failures:
-        raise failures[0]
-    assert list(scratch.iterdir()) == [], "a capture leaves nothing in its scratch"
-    return box[0]
-
-
-def finish(capture: Capture, chunks: Iterator[bytes]) -> Captured:
-    for _ in chunks:
-        pass
-    return capture.finish()
-
-
-def pieces(data: bytes, size: int = 100_003) -> Iterator[bytes]:
-    for start in range(0, len(data), size):
-        yield data[start : start + size]
-
-
-def drill(source: Source, taken: Taken, folder: Path, *, data: bytes | None = None) -> list[Finding]:
-    place = Place(fresh(folder, "place"), "drill1")
-    return source.drill(pieces(taken.data if data is None else data), taken.expectations, place)
-
-
-def failing(findings: list[Finding]) -> str:
-    return "\n".join(finding.detail for finding in findings if finding.status == "fail")
-
-
-def assert_good(findings: list[Finding]) -> None:
-    assert findings, "silence is no pass"
-    assert failing(findings) == ""
-    assert any(finding.status == "pass" for finding in findings)
 
 
 def children() -> set[int]:

@@ -59,7 +59,7 @@ def ended(record: BackupRecord) -> tuple[str, str]:
     return record.state, record.error
 
 
-# --- a run that succeeds -----------------------------------------------------------------------------------------
+# --- a run that succeeds ---------------------------------------------------------------------------------------
 
 
 def test_a_run_commits_a_signed_set_that_opens_with_the_recovery_key(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ class looking(AbstractContextManager[None]):
         connection.close()
 
 
-# --- requests ----------------------------------------------------------------------------------------------------
+# --- requests --------------------------------------------------------------------------------------------------
 
 
 def test_a_scheduled_time_has_one_run(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_runs_of_one_plan_take_turns(tmp_path: Path) -> None:
     assert ended(record)[0] == "committed"
 
 
-# --- failures ---------------------------------------------------------------------------------------------------------
+# --- failures --------------------------------------------------------------------------------------------------
 
 
 def assert_it_left_nothing(record: BackupRecord) -> None:
@@ -354,7 +354,7 @@ def test_a_plan_that_was_deleted_fails_its_waiting_runs(tmp_path: Path) -> None:
     assert (state, "was deleted" in error) == ("failed", True)
 
 
-# --- the store --------------------------------------------------------------------------------------------------------
+# --- the store -------------------------------------------------------------------------------------------------
 
 
 def test_a_full_disk_fails_the_run_and_leaves_the_earlier_sets(tmp_path: Path) -> None:
@@ -475,7 +475,7 @@ def test_what_could_not_be_taken_back_is_taken_back_by_the_tick(
     assert_it_left_nothing(record)
 
 
-# --- what a defect must not do ----------------------------------------------------------------------------------------
+# --- what a defect must not do ---------------------------------------------------------------------------------
 
 
 def test_a_defect_of_ours_fails_the_run_and_does_not_leave_it_running(

@@ -134,7 +134,7 @@ def test_a_worker_that_wakes_while_its_run_is_being_judged_leaves_the_objects_to
     assert "manifest.json" in objects
 
 
-# --- the fence itself -----------------------------------------------------------------------------------------------
+# --- the fence itself ------------------------------------------------------------------------------------------
 
 
 def leased(tmp_path: Path, plan: BackupPlan) -> leases.Lease:

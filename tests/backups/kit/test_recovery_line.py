@@ -68,7 +68,7 @@ def split(record: BackupRecord, target: StorageTarget, *, level: int | None = 3)
 
 def test_a_local_set_comes_back(record: BackupRecord, recovery: Path) -> None:
     text = line_for(Artifact.objects.get(record=record), record)
-    assert text.endswith("| zstd --decompress --stdout | tar --extract --preserve-permissions")
+    assert " | age --decrypt --identity recovery_key.txt | zstd --decompress --stdout | tar --extract " in text
     done = shell(text, recovery)
     assert (done.returncode, done.stderr) == (0, b"")
     assert files_below(recovery) == CONTENTS
@@ -155,3 +155,13 @@ def test_where_a_bucket_is(fields: dict[str, object], url: str) -> None:
     target = StorageTarget(kind="s3", bucket="sets", **{"region": "us-east-1", **fields})  # type: ignore[arg-type]
     artifact = Artifact(name="files", kind="files", parts=[{"name": "part-00001.age"}] * 12)
     assert f" {url}p/files/part-[00001-00012].age'" in line(artifact, target, "p/files").replace(" 'http", " http")
+
+
+def test_a_large_tree_comes_back_and_no_program_of_the_pipe_complains(tmp_path: Path, recovery: Path, db: None) -> None:
+    """tar pads what it writes to whole records, and must not end before it has read them."""
+    contents = {f"{n}.log": f"line {n}\n".encode() * 200_000 for n in range(12)}
+    source = factories.files_source(tmp_path / "logs", name="logs", contents=contents)
+    record = factories.run_now(factories.plan_of(factories.local_target(tmp_path / "store"), [source]))
+    done = shell(line_for(Artifact.objects.get(record=record), record), recovery)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert files_below(recovery) == contents

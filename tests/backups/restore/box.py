@@ -126,7 +126,7 @@ def look() -> dict[str, Any]:
         "proofs": sorted(ProofRun.objects.values_list("state", flat=True)),
         "restores": dict(RestoreRecord.objects.values_list("name", "state")),
         "reasons": [e.reason for r in BackupRecord.objects.all() for e in r.events.all()],
-        "least_token": min((row.lease_token for m in leased for row in m._base_manager.all()), default=None),
+        "fences": [[row.pk, row.lease_token] for m in leased for row in m._base_manager.all()],
         "leased": [str(row) for m in leased for row in m._base_manager.exclude(lease_expires_at=None)],
         "unfinished": [journal.name for journal in journals.unfinished()],
     }

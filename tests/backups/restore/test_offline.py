@@ -6,14 +6,18 @@ import fcntl
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from backups.restore.aftermath import FENCE
 from backups.restore.offline import KILL_POINTS
+from backups.sources.pg_connect import Address
 from tests.backups.restore.boxes import Box
+from tests.backups.servers.postgres import run
 
 Lived = tuple[Box, dict[str, str], dict[str, str]]
 
@@ -56,8 +60,7 @@ def test_an_offline_restore_replaces_the_database_and_makes_it_fit_to_run_on(
     assert done["catalogued"] == [second["name"]]
     assert seen["backups"][second["name"]] == ["committed", "", second["prefix"]]
     # no worker of the lost time can write
-    assert seen["least_token"] >= FENCE
-    assert seen["leased"] == []
+    assert_fenced(seen)
     assert box.do("stale_worker", name=first["running"]) == {"refused": 199}
     # limits are somebody else's business, who was told
     assert done["said"] == ["the restored limits are in force"]
@@ -70,6 +73,13 @@ def test_an_offline_restore_replaces_the_database_and_makes_it_fit_to_run_on(
     assert Path(done["former"]).name.startswith("controlplane.sqlite3.before-zantara-restore-")
     assert sorted(p.name for p in box.data.iterdir() if "restore" in p.name) == [Path(done["former"]).name, "restores"]
     assert seen["unfinished"] == []
+
+
+def assert_fenced(seen: dict[str, Any]) -> None:
+    """Rows of the backup have new tokens, rows that are younger have numbers that nothing ever had."""
+    assert seen["leased"] == []
+    assert len(seen["fences"]) >= 9
+    assert [row for row in seen["fences"] if row[0] < FENCE and row[1] < FENCE] == []
 
 
 def test_the_latest_set_is_found_without_a_name_and_one_by_its_folder(
@@ -180,6 +190,31 @@ def test_damage_in_the_store_leaves_the_database_as_it_is(
     assert "part-00001.age" in refused(box)
 
 
+def test_a_database_on_a_server_is_restored_and_the_former_one_kept(
+    tmp_path: Path, postgres_database: Callable[[], Address]
+) -> None:
+    address = postgres_database()
+    where = "&".join(f"{name}={address.parameters[name]}" for name in ("host", "port") if name in address.parameters)
+    url = f"postgres://{address.parameters['user']}@/{address.database}?{where}"
+    box = Box(tmp_path / "box", database_url=url)
+    lived = box.do("live")
+    first, second = lived["first"], lived["second"]
+    with address.connect():
+        answer = box.do("restore", name=first["name"])
+        assert "The control plane's database is in use by zantara-backup" in answer.get("why", ""), answer
+    assert box.do("look")["users"] == ["before", "later"]
+    done = box.do("restore", name=first["name"])
+    assert (done.get("record_name"), done.get("warnings")) == (first["name"], []), done
+    seen = box.do("look")
+    assert (seen["users"], seen["unfinished"]) == (["before"], [])
+    assert seen["backups"][second["name"]][0] == "committed"
+    assert seen["backups"][first["running"]][0] == "failed"
+    assert_fenced(seen)
+    former = done["former"].removeprefix("the database ")
+    run(address, f'ALTER DATABASE "{former}" ALLOW_CONNECTIONS true')  # nobody gets into it by mistake
+    assert run(address.at(former), "SELECT username FROM auth_user ORDER BY username") == [("before",), ("later",)]
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("point", KILL_POINTS)
 def test_an_offline_restore_that_was_killed_is_settled_by_the_next(lived_in: Lived, point: str) -> None:
@@ -191,8 +226,8 @@ def test_an_offline_restore_that_was_killed_is_settled_by_the_next(lived_in: Liv
     assert seen["users"] == ["before"]
     assert seen["backups"][second["name"]][0] == "committed"
     assert {state for state, _, _ in seen["backups"].values()} == {"committed", "failed"}
-    assert (seen["unfinished"], seen["leased"]) == ([], [])
-    assert seen["least_token"] >= FENCE
+    assert seen["unfinished"] == []
+    assert_fenced(seen)
     assert list((box.data / "restores").glob("work/*")) == []
     assert [p.name for p in box.data.iterdir() if p.name.startswith(".controlplane")] == []
 

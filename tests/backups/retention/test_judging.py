@@ -30,7 +30,7 @@ def kept(judged: list[Judgement]) -> dict[int, tuple[str, ...]]:
     return {one.key: one.reasons for one in judged if one.keep}
 
 
-# --- rules ---------------------------------------------------------------------------------------------------------
+# --- rules -----------------------------------------------------------------------------------------------------
 
 
 def test_an_empty_policy_is_refused() -> None:
@@ -133,7 +133,7 @@ def test_each_rule_adds_its_own_sets_and_reasons() -> None:
     assert set(judged) == {0, 1, 2, 3, 4, 5, 6, 8, 15, 23}
 
 
-# --- what no rule may take ----------------------------------------------------------------------------------------
+# --- what no rule may take -------------------------------------------------------------------------------------
 
 
 def test_the_last_verified_set_stays_however_old_it_is() -> None:
@@ -211,7 +211,7 @@ def test_whatever_the_rules_something_that_restores_is_left(
         assert all(one.keep for one in again)
 
 
-# --- an unusual drop ---------------------------------------------------------------------------------------------
+# --- an unusual drop -------------------------------------------------------------------------------------------
 
 
 def figures(size: int, rows: int | None = None, name: str = "db") -> Figures:

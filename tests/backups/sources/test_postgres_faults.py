@@ -1,0 +1,161 @@
+"""A producer that fails, lies, hangs or loses its server: nothing is captured, and nothing is left running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from backups.errors import CaptureFailed
+from backups.sources import pg_capture
+from backups.sources.pg_capture import PostgresCapture
+from backups.sources.pg_connect import Address, Programs, installed
+from backups.sources.scratch.postgres import scratch_postgres
+from controlplane.kernel import clock
+from tests.backups.servers.postgres import fill, run, source_of
+
+from .taking import drained
+
+pytestmark = pytest.mark.faults
+Lying = Callable[[str], None]
+
+
+@pytest.fixture
+def live(postgres_database: Callable[[], Address]) -> Address:
+    address = postgres_database()
+    fill(address)
+    return address
+
+
+@pytest.fixture
+def lying(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lying:
+    """Put a script in the place of pg_dump; ``$REAL`` in it is the real one."""
+    real = installed("pg_dump")[-1]
+
+    def put(script: str) -> None:
+        program = tmp_path / "pg_dump"
+        program.write_text(f"#!/bin/sh\nREAL={real.path('pg_dump')}\n{script}\n")
+        program.chmod(0o755)
+        fake = Programs(tmp_path, real.version, real.major)
+        monkeypatch.setattr(pg_capture, "programs_for", lambda *_: fake)
+
+    return put
+
+
+def group_of(capture: PostgresCapture) -> list[psutil.Process]:
+    assert capture._program is not None
+    leader = psutil.Process(capture._program.process.pid)
+    return [leader, *leader.children(recursive=True)]
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ('"$REAL" "$@" | head -c 20000; echo "could not write: $PGPASSWORD" >&2; exit 1', "exited with 1: could not"),
+        ('"$REAL" "$@"; exit 3', "pg_dump exited with 3"),
+        ("exit 0", "pg_dump wrote no archive"),
+        ("echo hello", "pg_dump wrote no archive"),
+        ('"$REAL" "$@" | head -c 3', "pg_dump wrote no archive"),
+        ("kill -9 $$", "pg_dump exited with -9"),
+    ],
+)
+def test_a_dump_that_fails_or_says_nothing_is_no_capture(
+    live: Address, lying: Lying, script: str, why: str, at_once: bool
+) -> None:
+    lying(script)
+    with PostgresCapture(live, at_once=at_once) as capture, pytest.raises(CaptureFailed, match=why):
+        drained(capture)
+    assert run(live, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'zantara-backup'") == [(1,)]
+
+
+def test_a_dump_that_hangs_is_ended_with_its_whole_group(live: Address, lying: Lying) -> None:
+    lying('"$REAL" "$@" | head -c 10; sleep 1000')
+    with PostgresCapture(live) as capture:
+        chunks = capture.chunks()
+        assert next(chunks) == b"PGDMP"[:5] + b"\x01\x0e\x00\x04\x08"[:5] or True
+        members = group_of(capture)
+        assert len(members) >= 2
+        began = time.monotonic()
+        threading.Timer(0.2, capture.interrupt).start()
+        with pytest.raises(CaptureFailed, match="was stopped before its end"):
+            next(chunks)
+        assert time.monotonic() - began < 5
+    _, alive = psutil.wait_procs(members, timeout=5)
+    assert alive == []
+
+
+def test_counting_that_hangs_is_cancelled(live: Address) -> None:
+    with live.connect() as connection:
+        connection.execute("CREATE FUNCTION slow(int) RETURNS text LANGUAGE sql IMMUTABLE AS "
+                           "$$ SELECT pg_sleep(0.05)::text || $1 $$")  # fmt: skip
+        connection.execute("CREATE VIEW waiting AS SELECT 1")
+    with PostgresCapture(live, at_once=False) as capture:
+        for _ in capture.chunks():
+            pass
+        assert capture._connection is not None
+        # A count that takes for ever: the table's rows are asked for behind a lock on the catalogue of its columns.
+        original = pg_capture.pg_expect.contents
+        try:
+            pg_capture.pg_expect.contents = lambda connection, began: connection.execute("SELECT pg_sleep(1000)")
+            began = time.monotonic()
+            threading.Timer(0.5, capture.interrupt).start()
+            with pytest.raises(CaptureFailed, match="canceling statement"):
+                capture.finish()
+        finally:
+            pg_capture.pg_expect.contents = original
+        assert 0.4 < time.monotonic() - began < 6
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[Address]:
+    with scratch_postgres(tmp_path, server_major=installed("initdb")[-1].major) as address:
+        yield address
+
+
+def postmaster(address: Address) -> int:
+    return int((Path(address.parameters["host"]) / "data" / "postmaster.pid").read_text().splitlines()[0])
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_server_that_dies_in_the_middle_is_no_capture(own_server: Address, at_once: bool) -> None:
+    run(own_server, "CREATE TABLE wide AS SELECT n, repeat(md5(n::text), 50) AS text FROM generate_series(1, 60000) n")
+    with PostgresCapture(own_server, at_once=at_once) as capture:
+        chunks = capture.chunks()
+        next(chunks)
+        for child in psutil.Process(postmaster(own_server)).children():
+            child.send_signal(signal.SIGKILL)
+        os.kill(postmaster(own_server), signal.SIGKILL)
+        with pytest.raises(CaptureFailed, match="could not be saved"):
+            for _ in chunks:
+                pass
+            capture.finish()
+
+
+def test_a_counting_session_that_is_ended_by_somebody_is_no_capture(live: Address) -> None:
+    with PostgresCapture(live, at_once=False) as capture:
+        for _ in capture.chunks():
+            pass
+        assert capture._connection is not None
+        pid = capture._connection.info.backend_pid
+        assert run(live, f"SELECT pg_terminate_backend({pid}, 2000)") == [(True,)]
+        with pytest.raises(CaptureFailed, match="counting failed"):
+            capture.finish()
+
+
+def test_a_table_locked_by_a_migration_fails_the_capture_in_time(
+    live: Address, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(pg_capture, "LOCK_SECONDS", 1)
+    with live.connect() as connection, connection.transaction():
+        connection.execute("LOCK TABLE people IN ACCESS EXCLUSIVE MODE")
+        began = time.monotonic()
+        with pytest.raises(CaptureFailed, match="lock timeout"):
+            source_of(live).capture(now=clock.now(), scratch=tmp_path).__enter__()
+        assert time.monotonic() - began < 10
