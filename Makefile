@@ -2,7 +2,7 @@
 
 SHELL := /bin/sh
 .DEFAULT_GOAL := help
-.PHONY: help run test test-faults bench lint format typecheck lock clean
+.PHONY: help run test test-faults backup-test recovery-test bench lint format typecheck lock clean
 
 VENV   := .venv
 PY     := $(VENV)/bin/python
@@ -50,7 +50,7 @@ define install
 endef
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: venv venv-dev
 venv:
@@ -74,6 +74,12 @@ test: venv-dev ## run the test suite, on SQLite and then what touches the databa
 
 test-faults: venv-dev ## kill, freeze and starve things, and see that they recover
 	$(PY) -m pytest -m faults
+
+backup-test: venv ## on the running stack: back up, verify, drill, and print what was proven
+	@$(PY) manage.py backup test
+
+recovery-test: venv ## on the running stack: lose vectors, restore them, and print what was proven
+	@$(PY) manage.py backup recovery-test
 
 bench: venv-dev ## measure against peers, side by side in one run
 	$(PY) -m benchmarks

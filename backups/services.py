@@ -80,20 +80,20 @@ class CommandControl:
             return None
         try:
             return _run_command(self.status_argv, time.monotonic() + min(10.0, self.timeout_seconds))[0] == 0
-        except (OSError, TimeoutError):
+        except OSError:  # or it hung
             return None
 
     def _run(self, argv: Sequence[str], verb: str, deadline: float) -> None:
         remedy = f"Run it by hand ({shlex.quote(argv[0])} …), or correct the {verb} command of {self.name}."
         try:
             code, said = _run_command(argv, deadline)
+        except TimeoutError:  # an OSError too
+            raise Unavailable(
+                f"The {verb} command of {self.label} did not end in time and was killed.", remedy=remedy
+            ) from None
         except OSError as error:
             raise Unavailable(
                 f"The {verb} command of {self.label} cannot be run ({error.strerror}).", remedy=remedy
-            ) from None
-        except TimeoutError:
-            raise Unavailable(
-                f"The {verb} command of {self.label} did not end in time and was killed.", remedy=remedy
             ) from None
         if code != 0:
             raise Unavailable(

@@ -19,7 +19,7 @@ from controlplane.monitoring import registry
 from controlplane.monitoring.registry import Reading
 from controlplane.schedules import heartbeat, store
 
-QUEUES = ("engine", "work")
+QUEUES = ("engine", "work", "proof")
 #: On every message: when it was put on its queue, in seconds since 1970. A retry is a new message; one that is
 #: delivered again, because its worker was lost, keeps the time of its first.
 ENQUEUED_AT_HEADER = "zantara_enqueued_at"

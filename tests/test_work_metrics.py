@@ -44,7 +44,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
 
 
 def test_an_empty_queue_is_nought_long_and_has_no_oldest(redis_client: redis.Redis) -> None:
-    assert queue_states(redis_client) == [QueueState("engine", 0, None), QueueState("work", 0, None)]
+    assert queue_states(redis_client) == [QueueState(name, 0, None) for name in ("engine", "work", "proof")]
 
 
 def test_the_oldest_of_a_queue_is_the_one_that_a_worker_would_take_next(
@@ -54,7 +54,9 @@ def test_the_oldest_of_a_queue_is_the_one_that_a_worker_would_take_next(
         hands.seconds_past_noon(at)
         heartbeat.apply_async(queue="work")
     hands.seconds_past_noon(100)
-    assert queue_states(redis_client) == [QueueState("engine", 0, None), QueueState("work", 3, 100.0)]
+    assert queue_states(redis_client) == [
+        QueueState("engine", 0, None), QueueState("work", 3, 100.0), QueueState("proof", 0, None),
+    ]  # fmt: skip
     # a worker takes from the right, as Kombu does
     taken = json.loads(redis_client.rpop("work"))  # type: ignore[arg-type]
     assert taken["headers"][ENQUEUED_AT_HEADER] == NOON.timestamp()
@@ -89,7 +91,7 @@ def test_the_queues_are_asked_in_one_round_trip(redis_client: redis.Redis, monke
 
     monkeypatch.setattr(redis.client.Pipeline, "execute", execute)
     queue_states(redis_client)
-    assert sent == [16]
+    assert sent == [24]
 
 
 def test_a_scrape_reads_length_age_and_heartbeat(redis_client: redis.Redis, hands: Hands) -> None:
@@ -101,6 +103,8 @@ def test_a_scrape_reads_length_age_and_heartbeat(redis_client: redis.Redis, hand
         Reading("zantara_celery_queue_oldest_seconds", 30.0, ("engine",)),
         Reading("zantara_celery_queue_length", 0, ("work",)),
         Reading("zantara_celery_queue_oldest_seconds", 0.0, ("work",)),
+        Reading("zantara_celery_queue_length", 0, ("proof",)),
+        Reading("zantara_celery_queue_oldest_seconds", 0.0, ("proof",)),
         Reading("zantara_beat_heartbeat_age_seconds", 30.0),
     ]
 
@@ -111,7 +115,7 @@ def test_without_redis_nothing_is_claimed(
     server = redis_server_factory()
     client = server.client()
     monkeypatch.setattr(store, "client", lambda: client)
-    assert [state.length for state in queue_states()] == [0, 0]
+    assert [state.length for state in queue_states()] == [0, 0, 0]
     server.kill()
     assert queue_states() == []
     assert list(readings()) == []
@@ -195,12 +199,12 @@ def until(condition: Callable[[], object], work: Work, what: str) -> None:
 @pytest.mark.faults
 def test_a_workers_tasks_are_counted_in_the_control_planes_metrics_and_outlive_the_worker(work: Work) -> None:
     work.send("toy.well", "toy.well", "toy.bad", "toy.dies", "toy.well")
-    assert work.waiting() == [0, 5, 0]
+    assert work.waiting() == [0, 5, 0, 0]
     waiting = work.exposition()
     assert waiting.value("zantara_celery_queue_length", queue="work") == 5
     assert 0 < waiting.value("zantara_celery_queue_oldest_seconds", queue="work") < 60
     work.start()
-    until(lambda: work.waiting() == [0, 0, 0], work, "the worker does all tasks")
+    until(lambda: work.waiting() == [0, 0, 0, 0], work, "the worker does all tasks")
 
     def check() -> None:
         seen = work.exposition()

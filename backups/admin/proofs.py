@@ -158,7 +158,6 @@ class ProofRunAdmin(ViewOnlyAdmin[ProofRun]):
 
 def proof_page(proof: ProofRun, now: datetime) -> dict[str, Any]:
     """The context of a proof's page and of its live part."""
-    findings = [_finding(one) for one in _worst_first(proof.findings or [])]
     return {
         "proof": proof,
         "state": state_badge(proof.state, PROOF_STATES),
@@ -167,7 +166,7 @@ def proof_page(proof: ProofRun, now: datetime) -> dict[str, Any]:
         "line": proof_line(proof, now) if proof.state in ACTIVE_PROOF else None,
         "live_url": reverse("admin:backups_proofrun_live", args=(proof.pk,)),
         "record_url": reverse("admin:backups_backuprecord_change", args=(proof.record_id,)),
-        "findings": findings,
+        "findings": findings_by_artifact(proof.findings or []),
         "help_url": docs_link("no-identity") if proof.state == "not_possible" else "",
         "facts": [
             (name, shown)
@@ -184,18 +183,36 @@ def proof_page(proof: ProofRun, now: datetime) -> dict[str, Any]:
     }
 
 
-def _worst_first(findings: Sequence[Any]) -> list[Mapping[str, Any]]:
-    rank = {"fail": 0, "unknown": 1, "warn": 2, "not_possible": 3}
-    known = [one for one in findings if isinstance(one, dict)]
-    return sorted(known, key=lambda one: rank.get(str(one.get("status")), 4))
+#: How grave a finding is: what an artifact's badge shows is its gravest.
+_RANK = {"fail": 0, "unknown": 1, "warn": 2, "not_possible": 3}
 
 
-def _finding(one: Mapping[str, Any]) -> dict[str, Any]:
+def findings_by_artifact(findings: Sequence[Any]) -> list[dict[str, Any]]:
+    """Each artifact with the gravest of its findings as a badge and all of them in words; the worst artifact first."""
+    found: dict[str, list[Mapping[str, Any]]] = {}
+    for one in findings:
+        if isinstance(one, dict):
+            found.setdefault(str(one.get("artifact", "")), []).append(one)
+    shown = [(min(_rank(one) for one in mine), name, mine) for name, mine in found.items()]
+    return [
+        {
+            "artifact": name,
+            "badge": state_badge(str(min(mine, key=_rank).get("status", "")), FINDINGS),
+            "lines": [_line(one) for one in sorted(mine, key=_rank)],
+        }
+        for _, name, mine in sorted(shown, key=lambda one: one[0])
+    ]
+
+
+def _rank(one: Mapping[str, Any]) -> int:
+    return _RANK.get(str(one.get("status")), 4)
+
+
+def _line(one: Mapping[str, Any]) -> dict[str, Any]:
     seconds = one.get("restore_seconds") or one.get("seconds")
     return {
-        "artifact": one.get("artifact", ""),
-        "badge": state_badge(str(one.get("status", "")), FINDINGS),
         "detail": one.get("detail", ""),
+        "is_wrong": one.get("status") == "fail",
         "seconds": human_seconds(seconds) if isinstance(seconds, int | float) else "",
     }
 

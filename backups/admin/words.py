@@ -137,15 +137,20 @@ def took(started: datetime | None, ended: datetime | None) -> str:
 
 
 def people_words(summary: Mapping[str, Any]) -> str:
-    """``{"tables": 12, "rows": 53412}`` as ``12 tables, 53 412 rows``."""
-    parts = [
-        f"{value:,} {name.replace('_', ' ')}".replace(",", "\u202f")
-        if isinstance(value, int)
-        else f"{name.replace('_', ' ')}: {value}"
+    """``{"tables": 12, "rows": 53412}`` as ``12 tables, 53 412 rows``: what there are few of first.
+
+    Sizes and durations are left out: the page has them in places of their own.
+    """
+    counts = [
+        (value, name)
         for name, value in summary.items()
-        if not isinstance(value, dict | list) and not isinstance(value, bool)
+        if isinstance(value, int) and not isinstance(value, bool) and name != "bytes" and not name.endswith("_seconds")
     ]
-    return ", ".join(parts)
+    return ", ".join(_count_words(value, name.replace("_", " ")) for value, name in sorted(counts))
+
+
+def _count_words(value: int, name: str) -> str:
+    return f"1 {name.removesuffix('s')}" if value == 1 else f"{value:,} {name}".replace(",", "\u202f")
 
 
 def findings_shown(findings: Sequence[Finding]) -> list[dict[str, Any]]:

@@ -28,9 +28,9 @@ from .restoring import show_restore
 from .running import OVER, prove, run_plan, show_proof, show_record, whoami
 
 QUEUES = ("work", "proof")
-ANSWER_SECONDS = 3.0
+ANSWER_SECONDS = 3
 _DIMENSIONS = 384
-_BY_WORKERS = {"here": False, "identity": None, "part": []}
+_BY_WORKERS: Mapping[str, Any] = {"here": False, "identity": None, "part": []}
 
 
 def demand_workers() -> None:
@@ -38,7 +38,7 @@ def demand_workers() -> None:
     remedy = "Start the stack with `make run` in another terminal, wait for “ready”, and try again."
     try:
         with current_app.connection_for_write() as connection:
-            connection.ensure_connection(max_retries=1, interval_start=0.1, timeout=ANSWER_SECONDS)
+            connection.ensure_connection(max_retries=1, interval_start=0, timeout=ANSWER_SECONDS)
         answers = current_app.control.inspect(timeout=ANSWER_SECONDS).active_queues() or {}
     except (OperationalError, OSError) as error:
         raise Unavailable(

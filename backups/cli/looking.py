@@ -14,6 +14,7 @@ from controlplane.kernel import clock
 from . import exits, facts
 from .output import Output, ago, size
 
+_HEALTH_EXITS = {"pass": exits.DONE, "warn": exits.WARNINGS, "fail": exits.FAILED, "unknown": exits.UNKNOWN}
 _MARKS = {"pass": "✓", "warn": "!", "fail": "✗", "unknown": "?"}
 
 
@@ -48,7 +49,7 @@ def health(options: Mapping[str, Any], output: Output) -> int:
     for item in report["checks"]:
         remedy = f" → {item['remedy']}" if item.get("remedy") else ""
         output.line(f"{_MARKS.get(item['status'], '·')} {item['name']}: {item['summary']}{remedy}")
-    return exits.DONE if report["status"] == "pass" else exits.FAILED
+    return _HEALTH_EXITS[report["status"]]
 
 
 def prune(options: Mapping[str, Any], output: Output) -> int:
@@ -59,7 +60,7 @@ def prune(options: Mapping[str, Any], output: Output) -> int:
 
 
 def _would_prune(plan: BackupPlan, output: Output) -> list[dict[str, Any]]:
-    judged = [
+    judged: list[dict[str, Any]] = [
         {"name": each.record.name, "keep": each.keep, "reasons": list(each.reasons) or ["no rule keeps it"]}
         for each in preview_retention(plan)
     ]

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from typing import Any, TextIO
 
 from django.core.serializers.json import DjangoJSONEncoder
-from django.db import models
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 from rich.table import Table
@@ -71,7 +70,7 @@ class Output:
         self.document({"error": error.message, "remedy": error.remedy})
         self.warn(str(error))
 
-    def follow(self, row: models.Model, what: str, is_over: Callable[[Any], bool]) -> Any:
+    def follow(self, row: Any, what: str, is_over: Callable[[Any], bool]) -> Any:
         """Read the row until it is over, with a bar on a terminal. The work itself is a worker's: Ctrl-C leaves it."""
         since, told = time.monotonic(), set[str]()
         with self._bar(what) as show:

@@ -28,9 +28,7 @@ def restore_offline(given: Mapping[str, Any], output: Output) -> int:
     from .restoring import demand_confirmation
 
     if len(given["part"]) > 1:
-        raise Refused(
-            "Offline, one part is restored.", remedy="Name the control plane's database, or leave --part out."
-        )
+        raise Refused("Offline, one part is restored.", remedy="Leave --part out, or name the database.")
     target = target_of(given)
     prefix, manifest = offline.find_set(open_target(target), given["name"])
     part = offline.own_artifact(manifest, "".join(given["part"]))
@@ -83,7 +81,7 @@ def identity_of(given: Mapping[str, Any]) -> Identity:
     except NoIdentity:
         raise NoIdentity(
             "Nothing here opens the restore point.",
-            remedy="Give the recovery key, or the drill identity: --identity FILE.",
+            remedy="Give the file of the recovery key with --identity.",
         ) from None
 
 

@@ -12,8 +12,10 @@ Everything is done under a lease, so two ticks at once do it once; everything ma
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import TypeVar
 
 import structlog
 from django.db import transaction
@@ -35,6 +37,7 @@ from .fence import LEASE_SECONDS
 from .steps import step_reached
 from .undo import undo_objects
 
+T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
 OWNER = "recovery"
@@ -64,9 +67,9 @@ def tend_backups(now: datetime | None = None) -> Tended:
     now = now or clock.now()
     started = len(due.start_missed(now))
     due.tell_of_waiting(now)
-    outcomes = [recover(pk, now) for pk in _lost(now)]
+    outcomes = list(_each(_lost(now), lambda pk: recover(pk, now)))
     sent = _send_waiting(now)
-    cleaned = sum(_clean(pk, now) for pk in _unclean(now))
+    cleaned = sum(_each(_unclean(now), lambda pk: _clean(pk, now)))
     _remove_scratch(now)
     return Tended(
         started=started,
@@ -76,6 +79,15 @@ def tend_backups(now: datetime | None = None) -> Tended:
         ended=outcomes.count("failed") + outcomes.count("cancelled"),
         cleaned=cleaned,
     )
+
+
+def _each(keys: list[int], act: Callable[[int], T]) -> Iterator[T]:
+    """One row that breaks keeps no other from its turn."""
+    for pk in keys:
+        try:
+            yield act(pk)
+        except Exception:
+            log.exception("record_not_tended", pk=pk)
 
 
 # --- rows that wait ------------------------------------------------------------------------------------------

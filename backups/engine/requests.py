@@ -120,7 +120,8 @@ def _is_there(plan: BackupPlan, trigger: str, scheduled_for: datetime | None) ->
 
 
 def _refuse_a_second(plan: BackupPlan) -> None:
-    going = BackupRecord.objects.filter(plan=plan, state__in=("queued", "running")).order_by("pk").first()
+    others = BackupRecord.objects.filter(plan=plan, state__in=("queued", "running")).exclude(trigger__in=_AT_ONCE)
+    going = others.order_by("pk").first()
     if going is not None:
         raise Refused(
             f"{going.name} of the plan {plan.name} is {going.state}: a second run would only be in its way.",

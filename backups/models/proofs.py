@@ -46,7 +46,7 @@ class ProofRun(Leased):
         default_permissions = ("view",)
 
     def __str__(self) -> str:
-        return f"L{self.level} of {self.record_id}"
+        return f"L{self.level} of {self.record}"
 
 
 class ProofEvent(transitions.TransitionEvent):

@@ -34,8 +34,10 @@ class PartFacts:
 
 @dataclass(frozen=True, slots=True)
 class SetFacts:
-    """A committed set. ``checked_at``: when a proof of any level last ended with knowledge; ``tried_at``: with or
-    without. ``read_at``, ``read_tried_at``: the same for L2 and L3.
+    """A committed set; ``partial``: of some of the plan's sources only (before a restore).
+
+    ``checked_at``: when a proof of any level last ended with knowledge; ``tried_at``: with or without. ``read_at``,
+    ``read_tried_at``: the same for L2 and L3.
     """
 
     key: int
@@ -47,6 +49,7 @@ class SetFacts:
     read_tried_at: datetime | None = None
     going: bool = False
     damaged: bool = False
+    partial: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +65,9 @@ def due_proofs(sets: Iterable[SetFacts], now: datetime, *, verify_full_days: int
     from the future are looked at like others.
     """
     sets = sorted(sets, key=lambda one: (one.committed_at, one.key))
-    newest = sets[-1] if sets else None
-    plan_read_at = max((one.read_at for one in sets if one.read_at is not None), default=None)
+    whole = [one for one in sets if not one.partial]
+    newest = whole[-1] if whole else None
+    plan_read_at = max((one.read_at for one in whole if one.read_at is not None), default=None)
     found = []
     for one in sets:
         if one.going or one.damaged:

@@ -140,6 +140,7 @@ def facts(records: Iterable[BackupRecord]) -> list[SetFacts]:
             read_at=read.get(record.pk),
             read_tried_at=read_tried.get(record.pk),
             going=record.pk in going,
+            partial=bool(record.only_sources),
             damaged=any(artifact.damaged_at is not None for artifact in record.artifacts.all()),
         )
         for record in records

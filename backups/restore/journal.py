@@ -27,6 +27,7 @@ from controlplane.kernel.errors import Refused
 log = structlog.get_logger(__name__)
 
 FORMAT = 1
+KEPT_DAYS = 90
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 #: States after which nothing is left to be done.
 FINISHED = frozenset({"done", "rolled_back", "failed", "refused", "cancelled"})
@@ -202,6 +203,25 @@ def _from_json(data: Mapping[str, Any]) -> Journal:
     data["services"] = [ServiceState(**service) for service in data["services"]]
     data["steps"] = [StepState(**step) for step in data["steps"]]
     return Journal(**data)
+
+
+def set_aside(name: str) -> None:
+    """Keep a journal that cannot be read under another name, for a person to look at."""
+    path_of(name).replace(path_of(name).with_suffix(".unreadable"))
+
+
+def prune(now: datetime) -> int:
+    """Remove journals of restores that ended long ago; how many. What is unfinished or unreadable stays."""
+    removed = 0
+    for path in folder().glob("*.json"):
+        if now.timestamp() - path.stat().st_mtime < KEPT_DAYS * 86400 or path.name.startswith("."):
+            continue
+        with suppress(RestoreFailed):
+            journal = load(path.stem)
+            if journal is not None and journal.is_finished:
+                path.unlink(missing_ok=True)
+                removed += 1
+    return removed
 
 
 def unfinished() -> Iterator[Journal]:

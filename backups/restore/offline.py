@@ -28,6 +28,7 @@ from backups.services import stack_is_up
 from backups.sources.base import Finding, Place, Restorer
 from backups.sources.pg_connect import control_plane_address
 from backups.sources.pg_restorer import PostgresRestorer
+from backups.sources.postgres import PostgresSource
 from backups.sources.sqlite import SqliteSource
 from backups.sources.sqlite_restore import SqliteRestorer, who_has_open
 from backups.storage import open_target
@@ -321,7 +322,8 @@ def _restorer(journal: Journal) -> Restorer:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = Place(path, part.token)
     source = make_source(part.name, part.kind, part.settings, {})
-    restorer = source.offline_restorer(place) if isinstance(source, SqliteSource) else source.restorer(place)
+    own = isinstance(source, SqliteSource | PostgresSource)
+    restorer = source.offline_restorer(place) if own else source.restorer(place)
     if part.memory:
         restorer.memory = dict(part.memory)
     return restorer

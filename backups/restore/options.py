@@ -60,6 +60,10 @@ class Options:
     def as_json(self) -> dict[str, Any]:
         return {**asdict(self), "services": list(self.services)}
 
+    @property
+    def stops_services(self) -> bool:
+        return self.stop_services or bool(self.services)
+
     def wants(self, group: str) -> bool:
         """Whether parts of this group are restored where none are named."""
         return bool(getattr(self, group, False))

@@ -117,7 +117,7 @@ def preview(
         *stored,
         *known,
         *seen.ask("", lambda: _space(parts)),
-        *_others(record, names, restore),
+        *_others(names, chosen, restore),
         *_safety(record, names, chosen),
     ]
     controls = all_service_controls()
@@ -143,7 +143,7 @@ def services_to_stop(controls: Mapping[str, ServiceControl], options: Options) -
 
     With ``stop_services`` and none named: those that administrators described, and the sample service.
     """
-    if not options.stop_services and not options.services:
+    if not options.stops_services:
         return []
     if options.services:
         for name in options.services:
@@ -273,8 +273,11 @@ def _space(parts: Sequence[PartPreview]) -> Iterable[Finding]:
         )
 
 
-def _others(record: BackupRecord, names: Sequence[str], restore: RestoreRecord | None) -> list[Finding]:
-    """Another restore or a backup at work on the same sources. Of two restores that look at once the older goes on."""
+def _others(names: Sequence[str], options: Options, restore: RestoreRecord | None) -> list[Finding]:
+    """Another restore or a backup at work on the same sources. Of two restores that look at once the older goes on.
+
+    Two that stop services are in each other's way too: the first to end would start what the other has stopped.
+    """
     wanted, found = set(names), []
     for other in RestoreRecord.objects.exclude(state__in=(*RESTORE.terminal_states, "queued")):
         if restore is not None and other.pk == restore.pk:
@@ -284,6 +287,8 @@ def _others(record: BackupRecord, names: Sequence[str], restore: RestoreRecord |
             found.append(
                 Finding("fail", f"{other.name} is restoring {', '.join(both)} at the moment; wait until it ends")
             )
+        if first and options.stops_services and Options.of(other.options).stops_services:
+            found.append(Finding("fail", f"{other.name} has stopped services at the moment; wait until it ends"))
     running = BackupRecord.objects.filter(state="running", plan__sources__name__in=names).exclude(trigger="safety")
     for backup in running.distinct():
         both = sorted(wanted & set(backup.only_sources or names))

@@ -10,8 +10,6 @@ kernel lets go of the lock when it dies. Across machines the lease of the row de
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,21 +19,19 @@ from celery import current_app
 from django.db import DatabaseError
 from kombu.exceptions import OperationalError
 
-from backups import keys
 from backups.engine import sending
 from backups.engine.fence import LEASE_SECONDS, Fence
 from backups.errors import Cancelled, RestoreFailed
-from backups.keys import Identity
 from backups.killpoints import step_reached
 from backups.machines import RESTORE
-from backups.models import RestoreRecord
-from controlplane.kernel import clock, leases
-from controlplane.kernel.errors import LeaseLost
+from backups.models import RestoreEvent, RestoreRecord
+from controlplane.kernel import clock, leases, transitions
+from controlplane.kernel.errors import LeaseLost, ZantaraError
 from controlplane.kernel.leases import Lease
 
+from . import begin
 from . import journal as journals
-from .journal import Journal, SetState, StepState
-from .parts import describe_target, origin_of, part_state
+from .journal import Journal
 from .requests import QUEUE, RESUME_TASK, RUN_TASK
 from .restoration import Restoration, describe
 from .rollback import BACK_STEPS, what_is_amiss
@@ -71,19 +67,23 @@ def run_restore(
         if not ours:
             log.info("restore_is_worked_on", restore=row.name)
             return None
-        journal = journals.load(row.name)
-        if journal is None and row.state not in ("queued", "preflight") and not _was_begun_here(row):
+        journal = begin.journal_of(row)
+        if journal is None and row.state not in begin.NOTHING_DONE and not begin.was_begun_here(row):
             return None
         lease = _take(row, owner, now)
         if lease is None:
             return None
         try:
             with Fence(lease) as fence:
+                journal = journal or begin.new_journal(row, now)
+                journal.identity_file = str(identity_file or journal.identity_file)
+                _remember_the_turn(journal, row)
                 tracker = RowTracker(row, fence, actor=owner)
-                journal = journal or _new_journal(row, now, identity_file)
                 _work(_restoration(journal, tracker, owner, row=row, patience_seconds=patience_seconds))
         except LeaseLost as lost:
             log.warning("restore_given_up", restore=row.name, why=str(lost))
+        except ZantaraError as error:  # not even a journal could be begun
+            _refuse(row, lease, error)
         finally:
             with suppress(LeaseLost, DatabaseError):
                 lease.release()
@@ -118,6 +118,7 @@ def tend_restores(now: datetime | None = None) -> int:
     for journal in journals.unfinished():
         if journal.mode == "online" and journal.name not in known:
             sent += _send_resume(journal.name)
+    journals.prune(now)
     return sent
 
 
@@ -138,49 +139,21 @@ def _take(row: RestoreRecord, owner: str, now: datetime) -> Lease | None:
     return lease
 
 
-def _was_begun_here(row: RestoreRecord) -> bool:
-    """Whether it was begun on this machine, so that its journal ought to be here. Another's is not ours to end."""
-    begun_on = row.steps[0].get("detail", "") if row.steps else ""
-    if begun_on != socket.gethostname():
-        log.warning("restore_journal_elsewhere", restore=row.name, begun_on=begun_on)
-    return bool(begun_on == socket.gethostname())
+def _remember_the_turn(journal: Journal, row: RestoreRecord) -> None:
+    """The row may know that the restore was turned back where the journal could not be written (a full disk)."""
+    if row.state == "rolling_back" and journal.going == "forward" and not journal.is_finished:
+        journal.going, journal.state = "back", "rolling_back"
+        journal.failure = row.error or "It was being put back when its worker was lost."
 
 
-def _new_journal(row: RestoreRecord, now: datetime, identity_file: Path | None) -> Journal:
-    """The journal as the restore begins. One that was lost in the middle leaves nothing to go by: it ends as failed."""
-    record = row.record
-    artifacts = {artifact.name: artifact for artifact in record.artifacts.select_related("source")}
-    journal = Journal(
-        name=row.name,
-        mode="online",
-        created_at=now.isoformat(),
-        host=socket.gethostname(),
-        requested_by=row.requested_by,
-        reason=row.reason,
-        options=dict(row.options),
-        set=SetState(record.name, record.prefix, record.manifest_sha256, describe_target(record.target), record.pk),
-        parts=[
-            part_state(
-                origin_of(artifacts[name]), position=position, plain_bytes=artifacts[name].plain_bytes, restore=row.name
-            )
-            for position, name in enumerate(row.artifacts)
-            if name in artifacts
-        ],
-        steps=[StepState("begun", "", "done", now.isoformat(), now.isoformat(), socket.gethostname())],
-        identity_file=str(identity_file or ""),
-        row_id=row.pk,
-    )
-    if row.state not in ("queued", "preflight"):
-        safety = f" The safety backup is {row.safety_record.name}." if row.safety_record is not None else ""
-        journal.going, journal.state, journal.parts = "back", "rolling_back", []
-        journal.failure = (
-            f"Its journal {journal.path} is gone, so nobody can say what was swapped and stopped: compare "
-            f"{', '.join(row.artifacts)} by hand and start the services.{safety}"
-        )
-        journal.tries["journal_lost"] = 1
-    journal.save()
-    step_reached("restore_begun")
-    return journal
+def _refuse(row: RestoreRecord, lease: Lease, error: ZantaraError) -> None:
+    if row.state not in begin.NOTHING_DONE:
+        log.error("restore_cannot_go_on", restore=row.name, error=str(error))
+        return
+    transitions.advance(
+        row, "refused", machine=RESTORE, event=RestoreEvent, reason=str(error), actor=lease.owner, lease=lease,
+        changes={"error": str(error), "finished_at": clock.now()},
+    )  # fmt: skip
 
 
 def _restoration(
@@ -192,14 +165,8 @@ def _restoration(
     patience_seconds: float | None = None,
 ) -> Restoration:
     return Restoration(
-        journal, tracker, identity=identity_of(journal), owner=owner, row=row, patience_seconds=patience_seconds
+        journal, tracker, identity=begin.identity_of(journal), owner=owner, row=row, patience_seconds=patience_seconds
     )
-
-
-def identity_of(journal: Journal) -> Callable[[], Identity]:
-    """What opens the set: the file that was named for this restore, else this process's drill identity."""
-    file = journal.identity_file
-    return (lambda: keys.identity_from_file(Path(file))) if file else keys.drill_identity
 
 
 def _work(restoration: Restoration) -> None:

@@ -248,16 +248,19 @@ class MemoryVectorsRestorer(Restorer):
 def _save(chunks: Iterator[bytes], path: Path, *, needs_end: bool) -> int:
     """Write an export into a file that is there only whole; returns the number of its records."""
     partial = path.with_suffix(".partial")
-    with partial.open("wb") as file:
-        partial.chmod(0o600)
+    try:
+        with partial.open("wb") as file:
+            partial.chmod(0o600)
 
-        def written() -> Iterator[bytes]:
-            for chunk in chunks:
-                file.write(chunk)
-                yield chunk
+            def written() -> Iterator[bytes]:
+                for chunk in chunks:
+                    file.write(chunk)
+                    yield chunk
 
-        count = read(written(), needs_end=needs_end).count
-    partial.replace(path)
+            count = read(written(), needs_end=needs_end).count
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return count
 
 

@@ -34,9 +34,9 @@ Connection = psycopg.Connection[tuple[Any, ...]]
 
 
 class PostgresRestorer(Restorer):
-    def __init__(self, address: Address, place: Place) -> None:
+    def __init__(self, address: Address, place: Place, *, refusal: str = "") -> None:
         super().__init__()
-        self._address, self._token = address, place.token
+        self._address, self._refusal = address, refusal
         self.live = address.database
         self.beside, self.kept = (_name(self.live, word, place.token) for word in ("restore", "before"))
         #: What the set expects, where whoever restores knows it before ``validate``: makes preflight sharper.
@@ -45,6 +45,8 @@ class PostgresRestorer(Restorer):
     # ── the steps ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def preflight(self, plain_bytes: int) -> list[Finding]:
+        if self._refusal:
+            return [Finding("fail", self._refusal)]
         if not installed("pg_restore"):
             return [Finding("fail", "pg_restore is not on this machine: install the package postgresql-client.")]
         try:
@@ -54,6 +56,7 @@ class PostgresRestorer(Restorer):
             return [Finding("fail", str(error))]
 
     def prepare(self, chunks: Iterator[bytes]) -> None:
+        self._demand_permission()
         with self._maintenance() as connection, answering("Making room beside the live database"):
             self._drop(connection, self.beside)
             facts = dict(self.expectations.get("facts") or {}) or self._facts_of_live()
@@ -84,6 +87,7 @@ class PostgresRestorer(Restorer):
             ]
 
     def swap(self) -> None:
+        self._demand_permission()
         with self._maintenance() as connection, answering("Putting the restored database in place"):
             if self._is_swapped(connection):
                 return
@@ -119,6 +123,10 @@ class PostgresRestorer(Restorer):
                 self._drop(connection, self.beside)
 
     # ── what they are made of ────────────────────────────────────────────────────────────────────────────────────
+
+    def _demand_permission(self) -> None:
+        if self._refusal:
+            raise CannotRestore(self._refusal, remedy="Nothing was touched.")
 
     def _maintenance(self) -> Connection:
         """A connection to a database that is not renamed."""

@@ -26,6 +26,10 @@ from .scratch.postgres import scratch_postgres
 SCRATCH_DATABASE = "drill"
 #: ``hashtextextended`` and the forms of ALTER DATABASE that are used here.
 OLDEST_SERVER = 13
+OFFLINE_ONLY = (
+    "The control plane cannot replace its own database while it runs: stop the stack and run "
+    "manage.py restore --offline."
+)
 
 
 class PostgresSource(Source):
@@ -175,6 +179,11 @@ class PostgresSource(Source):
                 return [*pg_expect.compare(expectations, connection), *notes]
 
     def restorer(self, place: Place) -> PostgresRestorer:
+        refusal = OFFLINE_ONLY if self.settings.get("connection") == CONTROL_PLANE else ""
+        return PostgresRestorer(address_of(self.settings, self.secrets), place, refusal=refusal)
+
+    def offline_restorer(self, place: Place) -> PostgresRestorer:
+        """For ``manage.py restore --offline`` alone: the stack is stopped, so its own database may be replaced."""
         return PostgresRestorer(address_of(self.settings, self.secrets), place)
 
     @classmethod

@@ -13,6 +13,7 @@ Files that are live and not in the backup are left alone.
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import shutil
@@ -93,38 +94,51 @@ class TreeRestorer(Restorer):
         return compare_entries(expectations, listing_from_disk(self.staging / "new"))
 
     def swap(self) -> None:
-        new, old, made = (self.staging / name for name in ("new", "old", "made"))
+        new = self.staging / "new"
         entries = self._entries()
         if not entries:
             raise RestoreFailed(f"Nothing stands in {self.staging}.", remedy="Prepare the restore again.")
         for path, type_ in entries:
-            live = self.base / path
+            live, kept = self.base / path, self._old(path)
             if type_ == "directory":
-                if not live.is_symlink() and live.is_dir():
-                    continue
-                _keep(live, old / path)
-                (made / path).mkdir(parents=True, exist_ok=True)
-                live.mkdir(exist_ok=True)
-                shutil.copystat(new / path, live)
-                _take_owner(new / path, live)
+                if not _is_directory(live):
+                    if os.path.lexists(live):
+                        _rename(live, kept)
+                    self._made(path).touch()
+                    live.mkdir()
+                if self._made(path).exists():
+                    shutil.copystat(new / path, live)
+                    _take_owner(new / path, live)
             elif os.path.lexists(new / path):
-                _keep(live, old / path)
+                _keep(live, kept)
                 _move(new / path, live)
         _sync_directories({(self.base / path).parent for path, _ in entries})
 
     def undo(self) -> None:
-        new, old, made = (self.staging / name for name in ("new", "old", "made"))
+        new = self.staging / "new"
         for path, type_ in reversed(self._entries()):
-            live = self.base / path
+            live, kept = self.base / path, self._old(path)
             if type_ == "directory":
-                if (made / path).is_dir() and live.is_dir():
+                if self._made(path).exists() and _is_directory(live):
                     with suppress(OSError):  # somebody else put something into it
                         live.rmdir()
-            elif not os.path.lexists(old / path) and not os.path.lexists(new / path) and os.path.lexists(live):
+            elif (
+                not os.path.lexists(new / path)
+                and os.path.lexists(live)
+                and (_is_directory(kept) or not os.path.lexists(kept))
+            ):
                 _move(live, new / path)
-            if os.path.lexists(old / path):
-                _put_back(old / path, live)
+            if os.path.lexists(kept):
+                _put_back(kept, live)
         _sync_directories({(self.base / path).parent for path, _ in self._entries()})
+
+    def _old(self, path: str) -> Path:
+        """Where what was live at ``path`` is kept: flat, so that no directory is there for another's sake."""
+        return self.staging / "old" / _flat(path)
+
+    def _made(self, path: str) -> Path:
+        """The mark that the swap made this directory."""
+        return self.staging / "made" / _flat(path)
 
     def discard(self) -> None:
         if self.staging.exists():
@@ -153,12 +167,19 @@ def _entries(root: Path) -> list[tuple[str, str]]:
     return sorted(found)
 
 
+def _flat(path: str) -> str:
+    return hashlib.sha256(os.fsencode(path)).hexdigest()
+
+
+def _is_directory(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink()
+
+
 def _keep(live: Path, kept: Path) -> None:
     """Link what is live into ``old``, once: a second call must not replace it by what was restored meanwhile."""
     if os.path.lexists(kept) or not os.path.lexists(live):
         return
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    if live.is_dir() and not live.is_symlink():
+    if _is_directory(live):
         _rename(live, kept)
         return
     try:
@@ -172,7 +193,7 @@ def _keep(live: Path, kept: Path) -> None:
 
 
 def _put_back(kept: Path, live: Path) -> None:
-    if kept.is_dir() and not kept.is_symlink():
+    if _is_directory(kept):
         if not os.path.lexists(live):
             _rename(kept, live)
         return
@@ -190,7 +211,7 @@ def _put_back(kept: Path, live: Path) -> None:
 
 def _move(source: Path, target: Path) -> None:
     """Put ``source`` where ``target`` is: by one rename, or as near to it as a mount point allows."""
-    if target.is_dir() and not target.is_symlink():
+    if _is_directory(target):
         raise RestoreFailed(f"{target} became a directory meanwhile.", remedy="Move it away and try again.")
     target.parent.mkdir(parents=True, exist_ok=True)
     _rename(source, target)
@@ -209,14 +230,14 @@ def _rename(source: Path, target: Path) -> None:
                 shutil.copyfileobj(read, write)
         else:
             raise
-        if source.is_dir() and not source.is_symlink():
+        if _is_directory(source):
             shutil.rmtree(source)
         else:
             source.unlink()
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.is_dir() and not source.is_symlink():
+    if _is_directory(source):
         shutil.copytree(source, target, symlinks=True, dirs_exist_ok=True)
     else:
         target.unlink(missing_ok=True)

@@ -110,9 +110,9 @@ class UserDataRestorer(Restorer):
         half.rename(self._before)
 
     def _put_back(self) -> None:
-        put_back(self._wanted(), reason=REASON)
-        if self._exact:
+        if self._exact:  # first: what goes may hold a place that comes back
             remove(self._models, lambda keys: keys - _keys(self._wanted()), reason=REASON)
+        put_back(self._wanted(), reason=REASON)
         reset_sequences(self._models)
 
     def undo(self) -> None:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import io
 import secrets
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, BinaryIO, cast
 
+import structlog
 from botocore.exceptions import ClientError
 
 from backups.errors import ObjectMissing, StorageRefused, StorageUnavailable
@@ -23,16 +24,18 @@ from .s3_reader import S3Reader
 from .s3_writer import S3Writer
 from .selftest import FOLDER, round_trip
 
+log = structlog.get_logger(__name__)
+
 _READ_BYTES = 2**20
-#: As many as one bulk deletion may name.
-_BULK = 1000
 
 
 class S3Storage:
     """The store below ``prefix`` in the connection's bucket. Threads may share it."""
 
-    def __init__(self, connection: Connection, *, prefix: str = "", patience: Patience | None = None) -> None:
-        self._connection, self._patience = connection, patience or Patience()
+    def __init__(
+        self, connection: Connection, *, prefix: str = "", patience: Patience | None = None, page_size: int = 1000
+    ) -> None:
+        self._connection, self._patience, self._page_size = connection, patience or Patience(), page_size
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
         self.calls = Calls(connection, self._patience)
         self.brief = Calls(connection, BRIEF)
@@ -91,7 +94,7 @@ class S3Storage:
         where = {"Bucket": self._connection.bucket, "Prefix": self._prefix + checked_prefix(prefix)}
         more: dict[str, Any] = {}
         while True:
-            page = self._page(prefix, self.client.list_objects_v2, {**where, **more})
+            page = self._page(prefix, self.client.list_objects_v2, {**where, **more, "MaxKeys": self._page_size})
             for entry in page.get("Contents", ()):
                 key = entry["Key"].removeprefix(self._prefix)
                 if is_key(key):  # others may keep other things in the bucket
@@ -104,8 +107,8 @@ class S3Storage:
         for key in keys:
             checked_key(key)
         kept: dict[str, str] = {}
-        for start in range(0, len(keys), _BULK):
-            some = list(keys[start : start + _BULK])
+        for start in range(0, len(keys), self._page_size):
+            some = list(keys[start : start + self._page_size])
             kept |= self._delete_in_bulk(some) if self._bulk_works else self._delete_singly(some)
         for key in keys:
             if key not in kept and self.stat(key) is not None:
@@ -114,19 +117,16 @@ class S3Storage:
 
     def uploads(self, prefix: str) -> Iterator[Upload]:
         where = {"Bucket": self._connection.bucket, "Prefix": self._prefix + checked_prefix(prefix)}
-        more: dict[str, Any] = {}
+        more: dict[str, Any] = {"MaxUploads": self._page_size}
         while True:
-            try:
-                page = self._page(prefix, self.client.list_multipart_uploads, {**where, **more})
-            except ObjectMissing:  # so rclone says that there are none
-                return
+            page = self._known(self.client.list_multipart_uploads, prefix, {**where, **more}, self.calls)
             for entry in page.get("Uploads", ()):
                 key = entry["Key"].removeprefix(self._prefix)
                 if is_key(key):
                     yield Upload(key, entry["UploadId"], entry["Initiated"])
             if not page.get("IsTruncated") or not page.get("NextKeyMarker"):
                 return
-            more = {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
+            more |= {"KeyMarker": page["NextKeyMarker"], "UploadIdMarker": page.get("NextUploadIdMarker", "")}
 
     def abort_upload(self, upload: Upload) -> None:
         self.abort_by_id(upload.key, upload.upload_id, self.calls)
@@ -135,10 +135,9 @@ class S3Storage:
         """Abort until nothing is listed: a part that was under way may arrive after the first time."""
         where = {**self.place(key), "UploadId": upload_id}
         for _ in range(3):
-            try:
+            with suppress(ObjectMissing):
                 calls.call(key, lambda: self.client.abort_multipart_upload(**where))
-                calls.call(key, lambda: self.client.list_parts(**where, MaxParts=1))
-            except ObjectMissing:
+            if not self._known(self.client.list_parts, key, {**where, "MaxParts": 1}, calls):
                 return
         raise StorageUnavailable(f"The upload of {key} is still there after it was aborted.", remedy="Try it again.")
 
@@ -183,6 +182,22 @@ class S3Storage:
 
     def _page(self, prefix: str, operation: Any, arguments: dict[str, Any]) -> Any:
         return self.calls.call(prefix or self._connection.bucket, lambda: operation(**arguments))
+
+    def _known(self, operation: Any, what: str, arguments: dict[str, Any], calls: Calls) -> Any:
+        """A list about unfinished uploads; empty where there are none, and where the server cannot list them."""
+
+        def act() -> Any:
+            try:
+                return operation(**arguments)
+            except ClientError as error:
+                if status_of(error) in {405, 501}:
+                    log.warning("uploads_cannot_be_listed", bucket=self._connection.bucket)
+                    return {}
+                if code_of(error) == "NoSuchUpload":  # rclone says so of a bucket without any
+                    return {}
+                raise
+
+        return calls.call(what or self._connection.bucket, act)
 
     def _delete_in_bulk(self, keys: Sequence[str]) -> dict[str, str]:
         wanted = {"Objects": [{"Key": self._prefix + key} for key in keys], "Quiet": True}

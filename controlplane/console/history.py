@@ -30,10 +30,28 @@ def shown_value(field: models.Field[Any, Any], value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(str(part) for part in value) or "empty"
+        return ", ".join(_named(part) for part in value) or "empty"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {part}" for name, part in value.items()) or "empty"
     choices = dict(getattr(field, "flatchoices", None) or ())
     text = str(choices.get(value, value))
     return text if len(text) <= MOST_CHARACTERS_SHOWN else f"{text[:MOST_CHARACTERS_SHOWN]}…"
+
+
+def _named(part: object) -> str:
+    """One of several; a row of a many-to-many table (both ends by name) is told by its far end."""
+    return str(list(part.values())[-1]) if isinstance(part, dict) and part else str(part)
+
+
+def shown_changes(field: models.Field[Any, Any], label: str, old: object, new: object) -> list[tuple[str, str, str]]:
+    """A change as (label, old, new); of a dictionary one line for each entry that changed."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return [(label, shown_value(field, old), shown_value(field, new))]
+    return [
+        (f"{label}: {name}", shown_value(field, old.get(name)), shown_value(field, new.get(name)))
+        for name in dict.fromkeys((*old, *new))
+        if old.get(name) != new.get(name)
+    ]
 
 
 class HistoryMixin(SimpleHistoryAdmin):
@@ -75,7 +93,7 @@ class HistoryMixin(SimpleHistoryAdmin):
                     continue
                 field = opts.get_field(change.field)
                 label = capfirst(str(getattr(field, "verbose_name", change.field)))
-                record.changes.append((label, shown_value(field, change.old), shown_value(field, change.new)))
+                record.changes += shown_changes(field, label, change.old, change.new)
 
     def history_view(
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None

@@ -18,8 +18,6 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage
 
-from .local_secrets import NAMES
-
 #: Hosts that only this machine reaches: DEBUG may stay on there.
 LOCAL_HOSTS = frozenset({"127.0.0.1", "localhost", ".localhost", "[::1]", "testserver"})
 

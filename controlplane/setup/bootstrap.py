@@ -69,8 +69,9 @@ def bootstrap(env: Env | None = None, *, first_backup: bool = False) -> Bootstra
     env = env or Env()
     with _alone():
         try:
+            settled = settle_offline_restore()
             keep_database_private()
-            steps = [migrate()]
+            steps = [*settled, migrate()]
             with _across_machines():
                 steps += [create_profiles(), create_groups(), create_schedules(), publish()]
                 steps.append(prepare_backups(env, first_backup=first_backup))
@@ -115,6 +116,17 @@ def _across_machines() -> Iterator[None]:
             yield
         finally:
             cursor.execute("SELECT pg_advisory_unlock(%s)", [ADVISORY_LOCK])
+
+
+def settle_offline_restore() -> list[Step]:
+    """Undo or finish an offline restore of this database that was killed: nothing may run on half of one."""
+    from backups.restore.offline import has_unfinished, settle
+
+    if not has_unfinished():
+        return []
+    done = settle()
+    summary = f"an interrupted restore of {done.record_name} was finished" if done else "one was undone"
+    return [Step("offline restore", "changed", summary)]
 
 
 def pending_migrations() -> list[str]:

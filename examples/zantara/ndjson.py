@@ -1,4 +1,7 @@
-"""Records as lines: ``{"id": …, "text": …, "metadata": {…}, "embedding": [384 numbers]}``, one JSON object each."""
+"""Records as lines: ``{"id": …, "text": …, "metadata": {…}, "embedding": [384 numbers]}``, one JSON object each.
+
+A last line ``{"end": {"records": 2}}`` is optional; where it is there, it must be true.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +26,11 @@ def to_line(record: Record) -> bytes:
     return json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
 
 
+def end_line(count: int) -> bytes:
+    """The line that says that ``count`` records came before it, and that nothing comes after."""
+    return json.dumps({"end": {"records": count}}, separators=(",", ":")).encode() + b"\n"
+
+
 def lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
     """The lines of a body, without their ends, holding one at a time; Refused names one that is too long."""
     rest, number = b"", 0
@@ -42,8 +50,19 @@ def lines(read: Callable[[int], bytes]) -> Iterator[bytes]:
 def from_lines(source: Iterator[bytes]) -> Iterator[Record]:
     """Each line as a record; empty lines are passed over. Refused names the first line that is wrong."""
     seen: dict[str, int] = {}
+    ended = False
     for number, line in enumerate(source, start=1):
         if not line.strip():
+            continue
+        if ended:
+            raise Refused(f"Line {number} comes after the end.", remedy="Send one export. Nothing was changed.")
+        if line.startswith(b'{"end":'):
+            ended = True
+            if line.strip() != end_line(len(seen)).strip():
+                raise Refused(
+                    f"Line {number}: {len(seen)} records came, and not what this last line says.",
+                    remedy="Some are missing: send the whole export. Nothing was changed.",
+                )
             continue
         try:
             record = _record(line)

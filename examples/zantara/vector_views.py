@@ -23,12 +23,16 @@ log = structlog.get_logger(__name__)
 
 @answers("GET")
 def export(request: HttpRequest) -> HttpResponseBase:
-    """Every record, sorted by id, a line each. What is there all along comes exactly once."""
+    """Every record, sorted by id, a line each. What is there all along comes exactly once.
+
+    With ``?end=count`` a last line, ``{"end": {"records": …}}``, says that this was all.
+    """
     _require_keeper(request)
+    count_at_end = _end(request)
     vectors = store()
     # Ask for the first page before the status line is sent: a Redis that is away is a 503, not half a file.
     first = vectors.page(None)
-    return StreamingHttpResponse(_all_lines(vectors, first), content_type="application/x-ndjson")
+    return StreamingHttpResponse(_all_lines(vectors, first, count_at_end), content_type="application/x-ndjson")
 
 
 @answers("POST")
@@ -45,15 +49,19 @@ def import_(request: HttpRequest) -> HttpResponseBase:
     return json_response({"ok": True, "mode": mode, "imported": came, "total": total})
 
 
-def _all_lines(vectors: VectorStore, page: list[Record]) -> Iterator[bytes]:
+def _all_lines(vectors: VectorStore, page: list[Record], count_at_end: bool) -> Iterator[bytes]:
     """The lines; after a fault in their midst a last one, ``{"error": …}``, that no import accepts.
 
     Raising would not do: granian then ends the body as if it were complete.
     """
+    count = 0
     try:
         while page:
             yield b"".join(ndjson.to_line(record) for record in page)
+            count += len(page)
             page = vectors.page(page[-1].id)
+        if count_at_end:
+            yield ndjson.end_line(count)
     except Unavailable as error:
         log.error("vectors_export_broken_off", reason=error.message)
         yield json.dumps({"error": f"This export is incomplete. {error}"}).encode() + b"\n"
@@ -78,6 +86,13 @@ def _require_keeper(request: HttpRequest) -> str:
             remedy=f"Ask for the role {KEEPER_ROLE}.",
         )
     return caller.subject
+
+
+def _end(request: HttpRequest) -> bool:
+    end = request.GET.get("end", "")
+    if end not in {"", "count"}:
+        raise Refused(f"There is no end {end[:20]!r}.", remedy="Use ?end=count, or leave it out.")
+    return end == "count"
 
 
 def _mode(request: HttpRequest) -> Mode:

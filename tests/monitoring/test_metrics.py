@@ -48,6 +48,15 @@ def test_the_names_and_labels_are_pinned() -> None:
         "zantara_celery_task_duration_seconds": ("task",),
         "zantara_celery_task_failures_total": ("task",),
         "zantara_beat_heartbeat_age_seconds": (),
+        "zantara_backup_runs_total": ("plan", "outcome"),
+        "zantara_backup_lease_lost_total": (),
+        "zantara_backup_last_committed_timestamp_seconds": ("plan",),
+        "zantara_backup_last_verified_timestamp_seconds": ("plan",),
+        "zantara_backup_bytes": ("plan", "stage"),
+        "zantara_backup_duration_seconds": ("plan",),
+        "zantara_backup_drill_restore_seconds": ("plan", "artifact"),
+        "zantara_backup_rpo_breach": ("plan",),
+        "zantara_backup_orphans": ("target", "kind"),
         "zantara_scrape_errors_total": ("collector",),
     }
     assert DURATION_BUCKETS == (0.1, 0.3, 0.5, 0.7, 1, 3, 5, 7, 10)

@@ -31,6 +31,7 @@ def test_from_nothing_to_healthy_and_again_without_a_change(
     assert len(password_in(first.stdout)) == 20
     assert "+ profiles: 5 rate-limit profiles created" in first.stdout
     assert "= limits: the limits are in force" in first.stdout
+    assert "+ backups: made: recovery key, drill identity, manifest signing key, target local, source " in first.stdout
     assert first.stderr == ""
     private = {path.name: oct(path.stat().st_mode & 0o777) for path in (data, data / "controlplane.sqlite3")}
     assert private == {data.name: "0o700", "controlplane.sqlite3": "0o600"}
@@ -38,14 +39,14 @@ def test_from_nothing_to_healthy_and_again_without_a_change(
     again = manage("bootstrap", ZANTARA_ADMIN_PASSWORD="not-used-any-more")
     assert again.returncode == 0, again.stderr
     assert "password" not in again.stdout
-    assert [line[0] for line in again.stdout.splitlines()] == ["="] * 6
+    assert [line[0] for line in again.stdout.splitlines()] == ["="] * 7
 
     after = manage("doctor", "--json")
     diagnosis = json.loads(after.stdout)
     assert (after.returncode, [f for f in diagnosis["findings"] if f["status"] == "fail"]) == (0, [])
     found = {finding["name"]: finding for finding in diagnosis["findings"]}
     assert found["migrations"]["summary"] == "none pending"
-    assert found["secrets"]["summary"] == "3 files, readable by their owner only"
+    assert found["secrets"]["summary"] == "7 files, readable by their owner only"
     assert "PING" in found["redis server"]["summary"]
 
     (data / "secrets" / "jwt_secret").chmod(0o644)
@@ -74,7 +75,7 @@ def test_without_redis_bootstrap_warns_and_succeeds_and_a_given_password_is_not_
     steps = {step["name"]: step["status"] for step in answer["steps"]}
     assert steps == {
         "migrations": "changed", "profiles": "changed", "groups": "changed", "schedules": "changed",
-        "superuser": "changed", "limits": "warning",
+        "superuser": "changed", "limits": "warning", "backups": "changed",
     }  # fmt: skip
     script = "from django.contrib.auth import authenticate as a; print(a(username='admin', password=input()).username)"
     checked = subprocess.run(

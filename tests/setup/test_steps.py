@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.contrib.auth.models import Group, Permission, User
 
+from backups.models import BackupPlan, BackupRecord, BackupSource
 from controlplane.kernel.env import Env
 from controlplane.kernel.registry import Probe, ProbeResult, Registry
 from controlplane.setup import bootstrap, doctor
@@ -117,6 +118,64 @@ def test_all_steps_run_on_this_database_and_a_second_time_change_nothing(
     ]  # fmt: skip
     assert (first.steps[-1].status, len(first.admin_password or "")) == ("changed", 20)
     assert ({step.status for step in again.steps}, again.admin_password) == ({"unchanged"}, None)
+
+
+def test_keys_and_the_plan_are_made_once_and_only_a_stack_asks_for_the_first_run(
+    transactional_db: None, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZANTARA_DATA_DIR", str(tmp_path))
+    settings.ZANTARA_DATA_DIR, settings.ZANTARA_CHROMA_URL = tmp_path, "http://127.0.0.1:8001"
+    env = Env({"ZANTARA_EDGE_PORT": "3000"})
+    first = bootstrap.prepare_backups(env)
+    assert first.status == "changed"
+    for made in ("recovery key", "drill identity", "manifest signing key", "target local", "plan zantara"):
+        assert made in first.summary
+    plan = BackupPlan.objects.get()
+    assert set(plan.sources.values_list("name", flat=True)) == {
+        "control-plane-database", "configuration", "user-data", "logs", "zantara-memory-vectors", "chroma",
+    }  # fmt: skip
+    assert not BackupRecord.objects.exists()
+    assert bootstrap.prepare_backups(env).status == "unchanged"
+
+    asked = bootstrap.prepare_backups(env, first_backup=True)
+    record = BackupRecord.objects.get()
+    assert (asked.summary, record.trigger, record.state) == (f"made: first run {record.name}", "first", "queued")
+    assert bootstrap.prepare_backups(env, first_backup=True).status == "unchanged"
+
+
+def test_a_seeded_source_follows_the_stacks_addresses_until_an_operator_edits_it(
+    transactional_db: None, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZANTARA_DATA_DIR", str(tmp_path))
+    settings.ZANTARA_DATA_DIR, settings.ZANTARA_CHROMA_URL = tmp_path, "http://127.0.0.1:8001"
+    bootstrap.prepare_backups(Env({"ZANTARA_EDGE_PORT": "3000"}))
+    settings.ZANTARA_CHROMA_URL = "http://127.0.0.1:8002"
+    bootstrap.prepare_backups(Env({"ZANTARA_EDGE_PORT": "3001"}))
+    urls = {row.name: row.settings["url"] for row in BackupSource.objects.filter(settings__has_key="url")}
+    assert urls == {
+        "chroma": "http://127.0.0.1:8002", "zantara-memory-vectors": "http://127.0.0.1:3001/vectors/export",
+    }  # fmt: skip
+
+    chroma = BackupSource.objects.get(name="chroma")
+    chroma.settings = {**chroma.settings, "url": "http://elsewhere:8000"}
+    chroma.save()
+    settings.ZANTARA_CHROMA_URL = "http://127.0.0.1:8003"
+    bootstrap.prepare_backups(Env({"ZANTARA_EDGE_PORT": "3001"}))
+    chroma.refresh_from_db()
+    assert chroma.settings["url"] == "http://elsewhere:8000"
+
+
+def test_what_an_operator_deleted_of_the_seed_stays_deleted(
+    transactional_db: None, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZANTARA_DATA_DIR", str(tmp_path))
+    settings.ZANTARA_DATA_DIR = tmp_path
+    bootstrap.prepare_backups(Env({}))
+    BackupSource.objects.get(name="logs").delete()
+    BackupPlan.objects.get().delete()
+    assert bootstrap.prepare_backups(Env({}), first_backup=True).status == "unchanged"
+    assert not BackupPlan.objects.exists()
+    assert not BackupSource.objects.filter(name="logs").exists()
 
 
 def test_what_fails_before_the_last_step_leaves_no_admin_whose_password_nobody_saw(

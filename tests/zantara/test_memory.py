@@ -79,6 +79,22 @@ def test_all_vectors_at_once_are_for_the_tech_lead_only(
     assert exported(service, bearer()) == []
 
 
+def test_an_export_says_at_its_end_how_many_there_were_if_it_is_asked(service: Running, bearer: Bearer) -> None:
+    service.request("POST", "/vectors/import", content=body(3, 1), headers=bearer())
+    whole = service.get("/vectors/export?end=count", headers=bearer()).content
+    *records, end = whole.splitlines()
+    assert [json.loads(line)["id"] for line in records] == ["r00001", "r00003"]
+    assert json.loads(end) == {"end": {"records": 2}}
+    answer = service.request("POST", "/vectors/import?mode=replace", content=whole, headers=bearer())
+    assert answer.json()["imported"] == 2
+    cut = whole.splitlines(keepends=True)[0] + end + b"\n"
+    assert "1 records came" in problem(
+        service.request("POST", "/vectors/import?mode=replace", content=cut, headers=bearer()), 400
+    )
+    assert service.get("/vectors/export?end=count", headers=bearer()).content == whole
+    assert "no end 'soon'" in problem(service.get("/vectors/export?end=soon", headers=bearer()), 400)
+
+
 def test_an_export_imports_again_to_the_same_bytes(service: Running, bearer: Bearer) -> None:
     service.request("POST", "/vectors/import", content=body(3, 1, 2), headers=bearer())
     first = service.get("/vectors/export", headers=bearer()).content

@@ -104,6 +104,15 @@ def test_a_wrong_line_is_named(wrong: bytes, why: str) -> None:
         list(ndjson.from_lines(body))
 
 
+def test_a_line_that_says_how_many_came_must_be_true_and_last() -> None:
+    assert [record.id for record in ndjson.from_lines(iter([line(), ndjson.end_line(1)]))] == ["a"]
+    for count in (0, 2):
+        with pytest.raises(Refused, match=r"^Line 2: 1 records came"):
+            list(ndjson.from_lines(iter([line(), ndjson.end_line(count)])))
+    with pytest.raises(Refused, match=r"^Line 3 comes after the end"):
+        list(ndjson.from_lines(iter([line(), ndjson.end_line(1), line(id="b")])))
+
+
 def test_more_records_than_there_is_room_for_are_refused_at_the_line_that_is_too_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

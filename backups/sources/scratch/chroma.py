@@ -30,11 +30,13 @@ def scratch_chroma(folder: Path) -> Iterator[Server]:
     root = folder / "chroma"
     shutil.rmtree(root, ignore_errors=True)
     root.mkdir(parents=True, mode=0o700)
-    process, url = _started(root)
     try:
-        yield Server(url)
+        process, url = _started(root)
+        try:
+            yield Server(url)
+        finally:
+            end_group(process)
     finally:
-        end_group(process)
         shutil.rmtree(root, ignore_errors=True)
 
 

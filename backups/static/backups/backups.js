@@ -27,7 +27,10 @@
 
   const draw = (canvas) => {
     const points = JSON.parse(canvas.parentElement.querySelector("script[type='application/json']").textContent);
-    const day = (milliseconds) => new Date(milliseconds).toLocaleDateString("en-GB", { day: "numeric", month: "short" });
+    const isShort = points.at[points.at.length - 1] - points.at[0] < 3 * 86400 * 1000;
+    const form = isShort ? { hour: "2-digit", minute: "2-digit" } : { day: "numeric", month: "short" };
+    const day = (milliseconds) => new Date(milliseconds).toLocaleString("en-GB", form);
+    const full = (milliseconds) => new Date(milliseconds).toLocaleString("en-GB", { dateStyle: "medium", timeStyle: "short" });
     const chart = new Chart(canvas, {
       type: "line",
       data: {
@@ -51,7 +54,7 @@
           tooltip: {
             displayColors: false,
             callbacks: {
-              title: (items) => day(items[0].parsed.x),
+              title: (items) => full(items[0].parsed.x),
               label: (item) => `stored ${written(item.parsed.y)} of ${written(points.plain[item.dataIndex])}`,
             },
           },

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from backups.admin.standing import proof_cell, restore_words, standing_of
+from backups.admin.words import people_words
 from backups.models import Artifact
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
@@ -62,3 +64,16 @@ def test_a_measured_restore_time_is_the_sum() -> None:
     found = standing_of([Artifact(name="a", restore_seconds=90), Artifact(name="b", restore_seconds=45)])
     assert restore_words(found) == "2 min 15 s"
     assert restore_words(standing_of([Artifact(name="a")])) == "not measured"
+
+
+@pytest.mark.parametrize(
+    ("summary", "words"),
+    [
+        ({"rows": 53412, "tables": 31}, "31 tables, 53\u202f412 rows"),
+        ({"files": 1, "bytes": 12_000}, "1 file"),
+        ({"large_objects": 2, "stream_seconds": 3, "is_odd": True}, "2 large objects"),
+        ({}, ""),
+    ],
+)
+def test_what_is_in_an_artifact_is_told_in_numbers_for_people(summary: dict[str, Any], words: str) -> None:
+    assert people_words(summary) == words

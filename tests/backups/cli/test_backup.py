@@ -292,13 +292,24 @@ def test_an_identity_without_here_and_an_unknown_record_are_refused(call: Call, 
 # --- health and prune ----------------------------------------------------------------------------------------------
 
 
-def test_health_is_a_document_and_lines_with_remedies(call: Call, plan: BackupPlan) -> None:
-    ill = call("backup", "health")
-    assert ill.code in (1, 3)
-    assert all(line[0] in "✓!✗?" for line in ill.out.splitlines() if line)
-    document = call("backup", "health", "--json").document
-    assert document["status"] in ("warn", "fail")
-    assert {"name", "status", "summary", "remedy"} <= set(document["checks"][0])
+@pytest.mark.parametrize(("status", "code"), [("pass", 0), ("fail", 1), ("warn", 3), ("unknown", 5)])
+def test_health_is_lines_with_remedies_and_a_code_for_each_status(
+    call: Call, plan: BackupPlan, monkeypatch: pytest.MonkeyPatch, status: str, code: int
+) -> None:
+    from backups import health
+
+    check = health.Check("storage:shed", status, "it is as it is", "Look at it.")  # type: ignore[arg-type]
+    monkeypatch.setattr(health, "checks", lambda now: iter([check]))
+    called = call("backup", "health")
+    mark = {"pass": "✓", "fail": "✗", "warn": "!", "unknown": "?"}[status]
+    assert (called.code, called.out) == (code, f"{mark} storage:shed: it is as it is → Look at it.\n")
+
+
+def test_health_looks_at_stores_plans_and_proofs(call: Call, plan: BackupPlan) -> None:
+    called = call("backup", "health", "--json")
+    assert called.code == 5
+    names = {check["name"] for check in called.document["checks"]}
+    assert {"storage:shed", "backup:nightly", "proof:nightly", "compression:nightly"} <= names
 
 
 def test_prune_says_what_it_would_do_and_then_does_it(call: Call, plan: BackupPlan) -> None:

@@ -18,4 +18,4 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
         root.mkdir()
         return LocalStorage(root)
     server = request.getfixturevalue(f"{request.param}_server")
-    return server.storage(server.make_bucket(), prefix="some/where")
+    return server.storage(server.make_bucket(), prefix="some/where", page_size=10)

@@ -158,7 +158,7 @@ def test_the_list_has_every_object_below_a_folder_in_the_order_of_keys(storage: 
 
 
 def test_a_list_longer_than_a_page_is_whole(storage: Storage) -> None:
-    wanted = [f"sets/many/{number:04}" for number in range(1100)]
+    wanted = [f"sets/many/{number:04}" for number in range(35)]  # the buckets of this suite have pages of 10
     for key in wanted:
         storage.put(key, b"x")
     assert keys(storage, "sets/many/") == wanted

@@ -64,6 +64,12 @@ def test_nothing_is_asked_of_a_set_that_is_damaged_or_being_proven() -> None:
     assert due(a_set(going=True)) == []
 
 
+def test_a_set_of_some_sources_does_not_stand_for_the_plan() -> None:
+    safety = a_set(2, age=timedelta(hours=1), partial=True, read_at=NOW, checked_at=NOW, tried_at=NOW)
+    assert due(a_set(1), safety) == [(1, 2)]
+    assert due(a_set(1, partial=True)) == [(1, 0)]
+
+
 def test_a_plan_without_sets_has_nothing_due() -> None:
     assert due() == []
 

@@ -159,18 +159,19 @@ def from_the_future() -> dict[str, Any]:
     return {}
 
 
-def settle() -> dict[str, Any]:
+def start() -> dict[str, Any]:
+    """What the stack does first."""
     from backups.restore.offline import has_unfinished
-    from backups.restore.offline import settle as settle_all
+    from controlplane.setup.bootstrap import bootstrap as bootstrap_all
 
     before = has_unfinished()
-    done = settle_all()
-    return {"before": before, "after": has_unfinished(), "done": asdict(done) if done else None}
+    steps = {step.name: step.summary for step in bootstrap_all().steps}
+    return {"before": before, "after": has_unfinished(), "said": steps.get("offline restore")}
 
 
 ACTS: dict[str, Callable[..., dict[str, Any]]] = {
     act.__name__: act
-    for act in (bootstrap, live, write, in_flight, back_up, restore, look, stale_worker, from_the_future, settle)
+    for act in (bootstrap, live, write, in_flight, back_up, restore, look, stale_worker, from_the_future, start)
 }
 
 

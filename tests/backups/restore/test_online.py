@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from backups.errors import CannotRestore
+from backups.errors import CannotRestore, RestoreFailed
 from backups.models import BackupRecord, BackupSource, ControlledService, RestoreEvent, RestoreRecord
 from backups.restore import journal as journals
 from backups.restore.preview import preview
@@ -212,6 +212,31 @@ def test_of_two_restores_of_one_source_the_second_is_refused(living: Living) -> 
     assert f"{first.name} is restoring config" in refused(living)
     row = living.restore(artifacts=["ledger"])
     assert row.state == "done"
+
+
+def test_of_two_restores_that_stop_services_the_second_is_refused(living: Living) -> None:
+    first = living.ask(artifacts=["config"], options={"stop_services": True})
+    RestoreRecord.objects.filter(pk=first.pk).update(state="restoring")
+    request = {"artifacts": ["ledger"], "options": {"services": ["toy"]}}
+    assert f"{first.name} has stopped services" in refused(living, **request)
+    assert living.restore(artifacts=["ledger"]).state == "done"
+
+
+def test_where_not_even_a_journal_can_be_begun_the_restore_is_refused(
+    living: Living, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = journals.Journal.save
+
+    def full(self: journals.Journal) -> None:
+        monkeypatch.setattr(journals.Journal, "save", really)
+        raise RestoreFailed("The journal cannot be written (No space left on device).", remedy="Free space.")
+
+    row = living.ask()
+    monkeypatch.setattr(journals.Journal, "save", full)
+    ended = run_restore(row.pk, owner="w")
+    assert ended is not None
+    assert (ended.state, ended.lease_expires_at) == ("refused", None)
+    assert "No space left on device" in ended.error
 
 
 def test_a_backup_that_reads_the_source_is_in_the_way(living: Living) -> None:
@@ -489,6 +514,47 @@ def test_a_restore_whose_journal_was_lost_ends_as_failed_and_says_so(living: Liv
     assert ended is not None
     assert ended.state == "failed"
     assert "is gone, so nobody can say what was swapped" in ended.error
+
+
+def test_a_journal_that_cannot_be_read_is_set_aside_for_a_person(living: Living) -> None:
+    import socket
+
+    row = living.ask()
+    begun = [{"step": "begun", "artifact": "", "status": "done", "detail": socket.gethostname()}]
+    RestoreRecord.objects.filter(pk=row.pk).update(state="swapping", steps=begun)
+    journals.path_of(row.name).write_text("{half")
+    ended = run_restore(row.pk, owner="w")
+    assert ended is not None
+    assert ended.state == "failed"
+    assert (journals.folder() / f"{row.name}.unreadable").read_text() == "{half"
+
+
+def test_a_turn_that_only_the_row_remembers_is_not_forgotten(living: Living) -> None:
+    """The disk was full when the restore was turned back, and then its worker died."""
+    from backups.restore import begin
+
+    before = living.change()
+    row = living.ask()
+    begin.new_journal(row, clock.now())
+    for state in ("preflight", "safety_backup", "rolling_back"):
+        RestoreRecord.objects.filter(pk=row.pk).update(state=state, error="the disk was full")
+    ended = run_restore(row.pk, owner="second")
+    assert ended is not None
+    assert (ended.state, ended.error) == ("rolled_back", "the disk was full")
+    assert living.state() == before
+
+
+def test_old_journals_are_pruned_but_not_what_is_unfinished(living: Living) -> None:
+    from datetime import timedelta
+
+    from backups.restore import begin
+
+    done, waiting = living.restore(), living.ask()
+    begin.new_journal(waiting, clock.now())
+    assert journals.prune(clock.now() + timedelta(days=89)) == 0
+    assert journals.prune(clock.now() + timedelta(days=91)) == 1
+    assert journals.load(done.name) is None
+    assert journals.load(waiting.name) is not None
 
 
 def test_a_restore_that_was_begun_on_another_machine_is_left_to_it(living: Living) -> None:

@@ -52,10 +52,10 @@ class S3Server:
 
     def storage(
         self, bucket: str, *, prefix: str = "", url: str = "", patience: Patience = TESTS,
-        checksum_mode: str = "when_required",
+        checksum_mode: str = "when_required", page_size: int = 1000,
     ) -> S3Storage:  # fmt: skip
         connection = self.connection(bucket, url=url, checksum_mode=checksum_mode)
-        return S3Storage(connection, prefix=prefix, patience=patience)
+        return S3Storage(connection, prefix=prefix, patience=patience, page_size=page_size)
 
     def target_fields(self, bucket: str, *, url: str = "") -> dict[str, object]:
         """The fields of a StorageTarget row for this server."""

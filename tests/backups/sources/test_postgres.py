@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from backups.errors import CannotRestore
 from backups.sources import pg_capture, pg_connect, pg_expect
 from backups.sources.base import Place
 from backups.sources.pg_capture import PostgresCapture
@@ -186,6 +188,11 @@ def test_the_control_planes_own_database_is_taken_from_djangos_settings(monkeypa
         monkeypatch.setitem(connections["default"].settings_dict, name, value)
     address = address_of(source.settings, {})
     assert address.password == "word"
+    restorer = source.restorer(Place(Path("/nowhere"), "abc"))
+    assert "restore --offline" in said(restorer.preflight(1))
+    for step in (lambda: restorer.prepare(iter([])), restorer.swap):
+        with pytest.raises(CannotRestore, match="while it runs"):
+            step()
     assert address.parameters == {
         "host": "db", "port": "5433", "dbname": "own", "user": "me", "sslmode": "verify-full",
     }  # fmt: skip
@@ -222,7 +229,7 @@ def test_the_restored_database_keeps_settings_and_owner_of_the_live_one(live: Ad
     name = sql.Identifier(live.database)
     with live.connect() as connection:
         connection.execute(sql.SQL("ALTER DATABASE {} SET work_mem = '5MB'").format(name))
-        connection.execute(sql.SQL("ALTER DATABASE {} SET search_path = \"a b\", public").format(name))
+        connection.execute(sql.SQL('ALTER DATABASE {} SET search_path = "a b", public').format(name))
         connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO keeper").format(name))
     data, _ = taken(source_of(live), tmp_path)
     restorer = source_of(live).restorer(Place(tmp_path, "abc"))
@@ -319,6 +326,19 @@ def test_a_database_that_is_gone_is_restored_under_its_name(live: Address, tmp_p
     restorer.swap()
     restorer.discard()
     assert run(live, "SELECT count(*) FROM people") == [(502,)]
+
+
+def test_the_one_line_restores_with_pg_restore_alone(live: Address, postgres_database: Make, tmp_path: Path) -> None:
+    data, expectations = taken(source_of(live), tmp_path)
+    empty = postgres_database()
+    line = PostgresSource.stock_command().replace("NAME_OF_AN_EMPTY_DATABASE", empty.database)
+    program, *arguments = line.split()
+    assert program == "pg_restore"
+    environ = {"PGHOST": empty.parameters["host"], "PGUSER": empty.parameters["user"], "PATH": "/usr/bin:/bin"}
+    subprocess.run([installed("pg_restore")[-1].path(program), *arguments], input=data, check=True, env=environ)
+    with empty.connect() as connection:
+        pg_expect.pin(connection)
+        assert said(pg_expect.compare(expectations, connection)) == ""
 
 
 def test_counting_waits_where_cores_are_few(live: Address, monkeypatch: pytest.MonkeyPatch) -> None:

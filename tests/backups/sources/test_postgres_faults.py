@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -79,7 +78,7 @@ def test_a_dump_that_hangs_is_ended_with_its_whole_group(live: Address, lying: L
     lying('"$REAL" "$@" | head -c 10; sleep 1000')
     with PostgresCapture(live) as capture:
         chunks = capture.chunks()
-        assert next(chunks) == b"PGDMP"[:5] + b"\x01\x0e\x00\x04\x08"[:5] or True
+        assert next(chunks).startswith(b"PGDMP")
         members = group_of(capture)
         assert len(members) >= 2
         began = time.monotonic()
@@ -91,26 +90,14 @@ def test_a_dump_that_hangs_is_ended_with_its_whole_group(live: Address, lying: L
     assert alive == []
 
 
-def test_counting_that_hangs_is_cancelled(live: Address) -> None:
-    with live.connect() as connection:
-        connection.execute("CREATE FUNCTION slow(int) RETURNS text LANGUAGE sql IMMUTABLE AS "
-                           "$$ SELECT pg_sleep(0.05)::text || $1 $$")  # fmt: skip
-        connection.execute("CREATE VIEW waiting AS SELECT 1")
+def test_counting_that_takes_too_long_is_cancelled(live: Address) -> None:
+    run(live, "CREATE TABLE long AS SELECT n, n * 1.5 AS a, now() AS b FROM generate_series(1, 1500000) n")
     with PostgresCapture(live, at_once=False) as capture:
         for _ in capture.chunks():
             pass
-        assert capture._connection is not None
-        # A count that takes for ever: the table's rows are asked for behind a lock on the catalogue of its columns.
-        original = pg_capture.pg_expect.contents
-        try:
-            pg_capture.pg_expect.contents = lambda connection, began: connection.execute("SELECT pg_sleep(1000)")
-            began = time.monotonic()
-            threading.Timer(0.5, capture.interrupt).start()
-            with pytest.raises(CaptureFailed, match="canceling statement"):
-                capture.finish()
-        finally:
-            pg_capture.pg_expect.contents = original
-        assert 0.4 < time.monotonic() - began < 6
+        threading.Timer(0.1, capture.interrupt).start()
+        with pytest.raises(CaptureFailed, match=r"counting failed at public.long: canceling statement"):
+            capture.finish()
 
 
 @pytest.fixture
@@ -129,12 +116,12 @@ def test_a_server_that_dies_in_the_middle_is_no_capture(own_server: Address, at_
     with PostgresCapture(own_server, at_once=at_once) as capture:
         chunks = capture.chunks()
         next(chunks)
-        for child in psutil.Process(postmaster(own_server)).children():
-            child.send_signal(signal.SIGKILL)
-        os.kill(postmaster(own_server), signal.SIGKILL)
+        server = psutil.Process(postmaster(own_server))
+        for process in [server, *server.children()]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        b"".join(chunks)
         with pytest.raises(CaptureFailed, match="could not be saved"):
-            for _ in chunks:
-                pass
             capture.finish()
 
 

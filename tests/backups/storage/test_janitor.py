@@ -146,3 +146,16 @@ def test_a_target_that_is_away_is_noted_and_its_last_figures_stay(target: Storag
     assert "hunter2" not in state.message
     assert (state.orphan_sets, state.checked_at) == (1, now + HOUR)
     assert TargetState.objects.filter(target=target).count() == 1
+
+
+@pytest.mark.parametrize("name", ["rclone", "moto"])
+def test_more_unfinished_uploads_than_a_page_holds_are_all_found(name: str, request: pytest.FixtureRequest) -> None:
+    server: S3Server = request.getfixturevalue(f"{name}_server")
+    storage = server.storage(server.make_bucket(), prefix="some/where", page_size=5)
+    wanted = sorted([f"{prefix_of(str(number))}/a" for number in range(12)] + [f"{prefix_of('3')}/a"])
+    for key in wanted:
+        storage.client.create_multipart_upload(**storage.place(key))
+    assert sorted(upload.key for upload in storage.uploads("")) == wanted
+    for upload in list(storage.uploads("sets/")):
+        storage.abort_upload(upload)
+    assert list(storage.uploads("")) == []

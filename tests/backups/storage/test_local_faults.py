@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NoReturn
 
@@ -192,3 +193,21 @@ def test_a_writer_that_is_killed_leaves_an_upload_and_no_object(tmp_path: Path) 
     storage.abort_upload(left)
     assert list(storage.uploads("")) == []
     assert [path.name for path in tmp_path.iterdir()] == [MARK]
+
+
+def test_folders_that_come_and_go_under_many_writers_lose_no_object(tmp_path: Path) -> None:
+    """Deleting removes folders that have become empty while others are about to write into them."""
+    storage = LocalStorage(tmp_path)
+
+    def come_and_go(name: int) -> int:
+        for _ in range(60):
+            storage.put(f"sets/p/2026/11/{name}", b"x" * 100)
+            assert storage.get(f"sets/p/2026/11/{name}") == b"x" * 100
+            assert storage.delete([f"sets/p/2026/11/{name}"]) == {}
+        storage.put(f"sets/p/2026/11/{name}", b"kept")
+        return name
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(come_and_go, range(4))) == [0, 1, 2, 3]
+    assert [found.key for found in storage.list("")] == [f"sets/p/2026/11/{name}" for name in range(4)]
+    assert list(storage.uploads("")) == []

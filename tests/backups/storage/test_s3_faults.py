@@ -349,6 +349,19 @@ def test_a_wrong_secret_is_refused_with_what_to_do(rclone_server: S3Server) -> N
     assert "wrongwrongwrong" not in str(caught.value)
 
 
+def test_a_server_that_cannot_list_uploads_is_usable(
+    proxy: FaultProxy, through: S3Storage, straight: S3Storage
+) -> None:
+    proxy.on("ListMultipartUploads", status=501, code="NotImplemented", times=1000)
+    proxy.on("ListParts", status=501, code="NotImplemented", times=1000)
+    through.check()
+    with through.open_writer(KEY) as writer:
+        writer.write(BODY)
+    assert list(through.uploads("")) == []
+    proxy.assert_all_fired()
+    assert_nothing_left(straight)
+
+
 UPLOAD_MUCH = """
 import json, resource, sys
 from backups.storage.s3 import S3Storage
