@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +21,10 @@ CONNECT_SECONDS = 5.0
 #: The server refuses bodies above 40 MB; half of that leaves room for the rest of a request.
 MOST_BODY_BYTES = 20 * 10**6
 LIST_PAGE = 500
+#: What the server says when a record is deleted while it is being read (seen with 1.5.9), and how often it is asked
+#: again: eight times in about a second.
+LOST_RECORD = b"Error finding id"
+LOST_RECORD_WAITS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.2, 0.4)
 EVERYTHING = ["documents", "metadatas", "embeddings", "uris"]
 _REMEDY = "See that Chroma runs, and that its URL, tenant, database and token are right."
 
@@ -149,12 +154,23 @@ class Chroma:
     def page(self, collection_id: str, *, offset: int, limit: int) -> bytes:
         """Records in the order of their addition, as the server's JSON; parsed elsewhere, while the next is read."""
         body = {"offset": offset, "limit": limit, "include": EVERYTHING}
-        return self._checked_bytes(self._answer("POST", f"{self._collections}/{collection_id}/get", body))
+        return self._records(collection_id, body)
 
     @vector_operation("get", "chroma")
     def get(self, collection_id: str, ids: Sequence[str]) -> bytes:
         body = {"ids": list(ids), "include": EVERYTHING}
-        return self._checked_bytes(self._answer("POST", f"{self._collections}/{collection_id}/get", body))
+        return self._records(collection_id, body)
+
+    def _records(self, collection_id: str, body: Mapping[str, Any]) -> bytes:
+        """Read records, again where the server lost one of them between looking up its id and its vector: it answers
+        500 then, because another client deleted that record in between.
+        """
+        for seconds in (*LOST_RECORD_WAITS, None):
+            answer = self._answer("POST", f"{self._collections}/{collection_id}/get", body)
+            if seconds is None or answer.status_code != 500 or LOST_RECORD not in answer.content:
+                break
+            time.sleep(seconds)
+        return self._checked_bytes(answer)
 
     @vector_operation("upsert", "chroma")
     def upsert(self, collection_id: str, body: bytes) -> None:

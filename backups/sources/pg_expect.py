@@ -51,6 +51,10 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind = 'r' AND {_OURS} AND {_IN_NO_EXTENSION}
 ORDER BY n.nspname COLLATE "C", c.relname COLLATE "C"
 """  # noqa: S608  (constants of this module)
+_UNREADABLE = f"""
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind = 'r' AND {_OURS} AND {_IN_NO_EXTENSION} AND NOT has_table_privilege(c.oid, 'SELECT') ORDER BY 1
+"""  # noqa: S608
 _SEQUENCES = f"""
 SELECT n.nspname, c.relname, s.seqincrement, s.seqcycle
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_sequence s ON s.seqrelid = c.oid
@@ -124,6 +128,11 @@ def database_facts(connection: Connection) -> dict[str, Any]:
 def tables(connection: Connection) -> list[tuple[str, str, list[str]]]:
     """Schema, name and columns (sorted) of each table whose rows are in a dump."""
     return [(schema, name, list(columns)) for schema, name, columns in connection.execute(_TABLES).fetchall()]
+
+
+def unreadable(connection: Connection) -> list[str]:
+    """Tables that this user may not read."""
+    return [name for (name,) in connection.execute(_UNREADABLE).fetchall()]
 
 
 def lock(connection: Connection, names: Iterable[tuple[str, str]]) -> None:

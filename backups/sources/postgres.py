@@ -90,18 +90,7 @@ class PostgresSource(Source):
             return [Finding("fail", f"PostgreSQL {major} is too old: {OLDEST_SERVER} or newer is needed.")]
         programs = programs_for("pg_dump", major)
         tables = pg_expect.tables(connection)
-        unreadable = [
-            f"{schema}.{name}"
-            for schema, name, _ in tables
-            if not (
-                connection.execute(
-                    "SELECT has_table_privilege(c.oid, 'SELECT') FROM pg_class c JOIN pg_namespace n "
-                    "ON n.oid = c.relnamespace WHERE n.nspname = %s AND c.relname = %s",
-                    (schema, name),
-                ).fetchone()
-                or (False,)
-            )[0]
-        ]
+        unreadable = pg_expect.unreadable(connection)
         size = (connection.execute("SELECT pg_database_size(current_database())").fetchone() or (0,))[0]
         if unreadable:
             named = ", ".join(unreadable[:5])

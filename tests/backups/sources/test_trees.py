@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from backups.errors import CaptureFailed
@@ -347,3 +349,27 @@ def test_a_log_that_is_rotated_and_written_all_the_time_is_captured_again_and_ag
     finally:
         stop.set()
         writer.join()
+
+
+# --- faults -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_tar_that_is_killed_or_hangs_in_the_middle_is_no_backup(
+    base: Path, folder: Path, how: signal.Signals
+) -> None:
+    with (base / "large").open("wb") as file:
+        file.truncate(200 * 2**20)
+    scratch = fresh(folder, "scratch")
+    with files(base, ".").capture(now=clock.now(), scratch=scratch) as capture:
+        chunks = capture.chunks()
+        next(chunks)
+        (tar,) = [child for child in psutil.Process().children() if child.name() == "tar"]
+        tar.send_signal(how)
+        if how == signal.SIGSTOP:
+            threading.Timer(0.3, capture.interrupt).start()
+        with pytest.raises(CaptureFailed):
+            finish(capture, chunks)
+    assert not tar.is_running()
+    assert list(scratch.iterdir()) == []

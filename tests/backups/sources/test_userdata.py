@@ -180,11 +180,10 @@ def test_a_permission_that_this_release_lacks_fails_the_drill_by_name(folder: Pa
     )
     Group.objects.get(name="Operators").permissions.add(gone)
     taken = take(source(), folder)
-    try:
-        said = failing(drill(source(), taken, folder))
-        assert "auth.group Operators cannot be restored" in said
-    finally:
-        gone.delete()
+    assert_good(drill(source(), taken, folder))
+    gone.delete()
+    said = failing(drill(source(), taken, folder))
+    assert "auth.group Operators cannot be restored" in said
 
 
 @pytest.mark.parametrize(
@@ -247,7 +246,7 @@ def test_all_rows_are_of_one_moment(folder: Path) -> None:
     finally:
         stop.set()
         writer.join()
-    assert len(moved) > 8
+    assert len(moved) >= 8
 
 
 def test_stock_django_loads_the_stream(folder: Path, settings: Any) -> None:
