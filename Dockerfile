@@ -1,7 +1,15 @@
 # The control plane's image: runtime dependencies only, one unprivileged user, nothing written outside /data.
 # It builds with the classic builder too: no BuildKit-only instruction is used.
-ARG BASE=python:3.12-slim
+ARG BASE=python:3.12-slim-trixie
 FROM ${BASE}
+
+# What backups are made, proven and restored with. Debian 13 has PostgreSQL 17, as docker-compose.yml does: a dump is
+# restored by programs of the version that made it. The server is for drills, which make a cluster of their own.
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends age zstd tar postgresql-common \
+    && sed -i 's/^#\? *create_main_cluster.*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf \
+    && apt-get install -y --no-install-recommends postgresql \
+    && rm -rf /var/lib/apt/lists/*
 
 ENV PYTHONUNBUFFERED=1 PATH=/opt/venv/bin:$PATH
 RUN python3 -m venv /opt/venv

@@ -23,7 +23,8 @@ from .schedule import latest_due
 
 RUN_PLAN, DRILL_PLAN = "backups.run_plan", "backups.drill_plan"
 DEFAULT_CRON, DEFAULT_DRILL_CRON = "0 2 * * *", "0 4 * * 0"
-QUEUE = "work"
+#: These tasks only write a row, and must not wait behind a backup of hours.
+QUEUE = "engine"
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from typing import Any
 
 import pyrage
 from django.conf import settings
+from django.core.exceptions import ValidationError
 
 from backups import keys, recovery_line
 from backups.errors import Damaged, NoIdentity
@@ -178,7 +179,13 @@ def install_kit(kit: Kit, env: Env | None = None) -> Installed:
             present.append(str(row["name"]))
         else:
             target = StorageTarget(**{str(name): value for name, value in row.items()})
-            target.full_clean()
+            try:
+                target.full_clean()
+            except ValidationError as error:
+                said = "; ".join(error.messages)
+                raise Refused(
+                    f"The kit's target {row['name']} makes no sense: {said}", remedy="Add it by hand."
+                ) from None
             target.save()
             added.append(target.name)
     return Installed(tuple(added), tuple(present), tuple(ids), _add_fields_key(kit.fields_key, env))

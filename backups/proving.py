@@ -10,13 +10,14 @@ from controlplane.kernel.errors import Refused
 from .engine.expiry import expire_plan
 from .models import BackupRecord, ProofRun
 from .proof.requests import request_proof
+from .storage.state import check_target
 
 log = structlog.get_logger(__name__)
 
 
 def after_run(record: BackupRecord) -> None:
-    """A restore point that was just made is drilled if its plan says so (the first of all always is), and retention
-    looks at the plan again.
+    """A restore point that was just made is drilled if its plan says so (the first of all always is), retention looks
+    at the plan again, and what is known of the store is brought up to date.
     """
     plan = record.plan
     if record.state != "committed" or plan is None:
@@ -27,6 +28,7 @@ def after_run(record: BackupRecord) -> None:
         expire_plan(plan, clock.now())
     except Refused as refused:
         log.warning("retention_refused", plan=plan.name, why=str(refused))
+    check_target(record.target, clock.now())
 
 
 def drill_newest(plan_id: int) -> ProofRun | None:

@@ -67,4 +67,4 @@ def _all_of(times: Iterable[datetime | None]) -> datetime | None:
 def targets() -> list[tuple[StorageTarget, TargetState | None]]:
     """Every target with what was last seen of it."""
     states = {state.target_id: state for state in TargetState.objects.all()}
-    return [(target, states.get(target.pk)) for target in StorageTarget.objects.all()]
+    return [(target, states.get(target.pk)) for target in StorageTarget.objects.defer("secret_access_key")]

@@ -64,7 +64,7 @@ def _owner(task: Any) -> str:
     return f"{socket.gethostname()}:{os.getpid()}:{task.request.id or 'direct'}"
 
 
-@shared_task(name=beat.RUN_PLAN, bind=True, ignore_result=True, acks_late=False, time_limit=60)
+@shared_task(name=beat.RUN_PLAN, bind=True, ignore_result=True, acks_late=False, soft_time_limit=50, time_limit=60)
 def run_plan(self: Task[Any, Any], plan_id: int) -> str:
     """Beat's message. Somebody who runs the schedule by hand wants a run now, not that of last night."""
     by_hand = getattr(self.request, "zantara_triggered_by", None) or (self.request.headers or {}).get(
@@ -74,7 +74,7 @@ def run_plan(self: Task[Any, Any], plan_id: int) -> str:
     return record.name if record is not None else "nothing to run"
 
 
-@shared_task(name=beat.DRILL_PLAN, bind=True, ignore_result=True, acks_late=False, time_limit=60)
+@shared_task(name=beat.DRILL_PLAN, bind=True, ignore_result=True, acks_late=False, soft_time_limit=50, time_limit=60)
 def drill_plan(self: Task[Any, Any], plan_id: int) -> str:
     """Beat's message: drill the newest restore point of the plan."""
     from .proving import drill_newest

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from benchmarks import backup_chroma, backup_postgres, backups, layers, limiter, restarts, shedding
+from benchmarks import backup_chroma, backup_kills, backup_postgres, backups, layers, limiter, restarts, shedding
 
 BENCHMARKS = {
     "limiter": limiter.main,
@@ -15,6 +15,7 @@ BENCHMARKS = {
     "backups": backups.main,
     "backup_postgres": backup_postgres.main,
     "backup_chroma": backup_chroma.main,
+    "backup_kills": backup_kills.main,
 }
 
 

@@ -14,7 +14,7 @@ from controlplane.kernel import clock
 from controlplane.kernel.registry import Card, SetupStep
 
 from .overview import plans_with_schedules
-from .standing import Standing, proof_cell, restore_words, standing_of_record, with_artifacts
+from .standing import Standing, newest_sets, proof_cell, restore_words
 from .when import next_words, read_when
 from .words import OLD_PROOF_SECONDS, docs_link
 
@@ -25,7 +25,7 @@ def backups_now() -> dict[str, Any]:
     """The newest restore point of each plan, its proof, and what is wrong. Five queries."""
     now = clock.now()
     plans = list(plans_with_schedules().order_by("-enabled", "name")[:MOST_PLANS])
-    newest = _newest(plans)
+    newest = newest_sets(plans)
     history = reverse("admin:backups_backuprecord_changelist")
     return {
         "wrong": _wrong(plans, newest, now),
@@ -34,16 +34,6 @@ def backups_now() -> dict[str, Any]:
         "health_url": reverse("admin:backups_health"),
         "plans_url": reverse("admin:backups_backupplan_changelist"),
     }
-
-
-def _newest(plans: list[BackupPlan]) -> dict[int, tuple[BackupRecord, Standing]]:
-    """Of each plan the newest whole set. They are few, so each is asked for within one query."""
-    records = BackupRecord.objects.filter(plan__in=plans, state__in=("committed", "expiring"), only_sources=[])
-    latest: dict[int, int] = {}
-    for plan_id, pk in records.order_by("committed_at").values_list("plan_id", "pk"):
-        latest[plan_id or 0] = pk
-    found = with_artifacts(BackupRecord.objects.filter(pk__in=latest.values()))
-    return {record.plan_id or 0: (record, standing_of_record(record)) for record in found}
 
 
 def _plan(plan: BackupPlan, newest: tuple[BackupRecord, Standing] | None, now: datetime) -> dict[str, Any]:

@@ -6,6 +6,12 @@ from typing import Any
 
 from django import forms
 
+_STATES = {
+    True: "Set; leave empty to keep it.",
+    False: "Not set.",
+    None: "Set, but this installation's key does not open it: put the old key back, or enter the secret again.",
+}
+
 
 class LinesField(forms.CharField):
     """A list of texts, one a line."""
@@ -25,9 +31,12 @@ class LinesField(forms.CharField):
 
 
 class SecretField(forms.CharField):
-    """Write-only: never rendered back. Empty keeps what is there; its help says whether something is."""
+    """Write-only: never rendered back. Empty keeps what is there; its help says whether something is.
 
-    def __init__(self, *, is_set: bool, **kwargs: Any) -> None:
+    ``is_set`` None: something is, and this installation's key does not open it.
+    """
+
+    def __init__(self, *, is_set: bool | None, **kwargs: Any) -> None:
         required = kwargs.pop("required", False) and not is_set
         super().__init__(
             required=required,
@@ -35,7 +44,7 @@ class SecretField(forms.CharField):
             strip=True,
             **kwargs,
         )
-        state = "Set; leave empty to keep it." if is_set else "Not set."
+        state = _STATES[is_set]
         self.help_text = f"{state} {self.help_text}".strip()
         self.is_set = is_set
 

@@ -47,10 +47,8 @@ class ProofFilter(admin.SimpleListFilter):
             return committed.exclude(_reaches(0)).exclude(_damaged())
         if value == "old":
             limit = clock.now() - timedelta(seconds=OLD_PROOF_SECONDS)
-            fresh = Artifact.objects.filter(record=OuterRef("pk"), l3_at__lt=limit) | Artifact.objects.filter(
-                record=OuterRef("pk"), l3_at__isnull=True
-            )
-            return committed.filter(Exists(fresh))
+            own = Artifact.objects.filter(record=OuterRef("pk"))
+            return committed.filter(Exists(own.filter(Q(l3_at__lt=limit) | Q(l3_at__isnull=True))))
         return queryset.filter(_damaged()) if value == "damaged" else queryset
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from django.db.models import Max
 from django.http import HttpRequest, HttpResponse
 from django.shortcuts import render
 from django.urls import reverse
 
-from backups.models import BackupRecord, ProofRun, RestoreRecord
+from backups.models import BackupEvent, BackupRecord, ProofEvent, ProofRun, RestoreEvent, RestoreRecord
 from controlplane.console.base import human_bytes, human_seconds
 from controlplane.kernel import clock
 
@@ -107,10 +108,16 @@ def live_panel(now: datetime, record: BackupRecord | None = None) -> dict[str, A
     lines = [backup_line(one, now) for one in records if one.state in ACTIVE_RECORD]
     lines += [proof_line(one, now) for one in proofs]
     lines += [restore_line(one, now) for one in restores]
-    states = [("b", one.pk, one.state) for one in records] + [("p", one.pk, one.state) for one in proofs]
-    states += [("r", one.pk, one.state) for one in restores]
-    seen = hashlib.sha256(repr(sorted(states)).encode()).hexdigest()[:12]
-    return {"lines": lines, "seen": seen}
+    return {"lines": lines, "seen": _mark(record)}
+
+
+def _mark(record: BackupRecord | None) -> str:
+    """Changes with every event, so that a run which began and ended between two polls is noticed too."""
+    newest = []
+    for event, owner in ((BackupEvent, ""), (ProofEvent, "__record"), (RestoreEvent, "__record")):
+        rows = event.objects.all() if record is None else event.objects.filter(**{f"subject{owner}": record})
+        newest.append(rows.order_by().aggregate(last=Max("pk"))["last"])
+    return hashlib.sha256(repr(newest).encode()).hexdigest()[:12]
 
 
 def live_response(request: HttpRequest, url: str, record: BackupRecord | None = None) -> HttpResponse:

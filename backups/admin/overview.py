@@ -3,55 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
 from typing import Any
 from urllib.parse import urlencode
 
-from django.db.models import Q
+from django.db.models import Count, Min, Q, Sum
 from django.urls import reverse
 
-from backups.models import BackupPlan, BackupRecord
-from controlplane.console.base import badge, human_bytes, since
+from backups.models import Artifact, BackupPlan, BackupRecord
+from controlplane.console.base import badge, human_bytes, human_seconds, since
 
 from . import tracker
 from .live import live_panel
-from .standing import Standing, proof_cell, restore_words, standing_of_record, with_artifacts
+from .standing import Standing, newest_sets, proof_cell
 from .when import next_words, read_when
 
 #: Plans that are drawn; more would bury the history.
 MOST_PLANS = 6
 
-#: The columns of the records that the overview reads.
-_COLUMNS = (
-    "name", "plan_id", "state", "trigger", "scheduled_for", "created_at", "committed_at", "plain_bytes", "stored_bytes",
-    "only_sources",
-)  # fmt: skip
-
 
 def plans_with_schedules() -> Any:
     """Plans as the pages need them, in one query."""
-    return BackupPlan.objects.select_related(
+    return BackupPlan.objects.defer("target__secret_access_key").select_related(
         "target", "state", "schedule__crontab", "schedule__interval", "drill_schedule__crontab",
         "drill_schedule__interval",
     )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Whole:
+    """A whole set of a plan as the overview looks at it; ``restored_at``: the oldest of the drills that it rests on."""
+
+    pk: int
+    name: str
+    state: str
+    at: datetime
+    committed_at: datetime | None
+    plain_bytes: int
+    stored_bytes: int
+    restored_at: datetime | None
+    restore_seconds: float | None
+
+
 def overview(now: datetime) -> dict[str, Any]:
-    """The context of the panel: four queries, however many plans and records there are."""
+    """The context of the panel: a fixed number of queries, however many plans, records and artifacts there are."""
     plans = list(plans_with_schedules().order_by("-enabled", "name")[: MOST_PLANS + 1])
-    begin = now - timedelta(days=tracker.DAYS + 1)
-    wanted = Q(created_at__gte=begin) | Q(scheduled_for__gte=begin)
-    records = with_artifacts(
-        BackupRecord.objects.filter(wanted, plan__in=[plan.pk for plan in plans]).only(*_COLUMNS).order_by("created_at")
-    )
-    by_plan: dict[int, list[tuple[BackupRecord, Standing]]] = {plan.pk: [] for plan in plans}
-    for record in records:
-        if record.only_sources:
-            continue  # a part of the plan (before a restore, say) is neither its night's backup nor a step of its trend
-        by_plan[record.plan_id or 0].append((record, standing_of_record(record)))
-    shown = [_plan(plan, by_plan[plan.pk], now) for plan in plans[:MOST_PLANS]]
+    newest, sets = newest_sets(plans), _sets(plans, now)
     return {
-        "plans": shown,
+        "plans": [_plan(plan, sets.get(plan.pk, []), newest.get(plan.pk), now) for plan in plans[:MOST_PLANS]],
         "more_plans": len(plans) > MOST_PLANS,
         "plans_url": reverse("admin:backups_backupplan_changelist"),
         "legend": [{"kind": kind, "text": text} for kind, text in tracker.WORDS.items() if kind != "running"],
@@ -59,22 +59,53 @@ def overview(now: datetime) -> dict[str, Any]:
     }
 
 
-def _plan(plan: BackupPlan, found: Sequence[tuple[BackupRecord, Standing]], now: datetime) -> dict[str, Any]:
+def _sets(plans: Sequence[BackupPlan], now: datetime) -> dict[int, list[Whole]]:
+    """The whole sets of the last days, oldest first. A part of a plan (before a restore, say) is neither its night's
+    backup nor a step of its trend.
+    """
+    begin = now - timedelta(days=tracker.DAYS + 1)
+    wanted = BackupRecord.objects.filter(
+        Q(created_at__gte=begin) | Q(scheduled_for__gte=begin), plan__in=[plan.pk for plan in plans], only_sources=[]
+    )
+    sound = Q(l3_at__isnull=False, damaged_at__isnull=True)
+    drills = Artifact.objects.filter(record__in=wanted.values("pk")).order_by().values("record_id")
+    counted = {
+        row["record_id"]: row
+        for row in drills.annotate(
+            parts=Count("pk"), sound=Count("pk", filter=sound), at=Min("l3_at"), seconds=Sum("restore_seconds")
+        )
+    }
+    found: dict[int, list[Whole]] = {}
+    rows = wanted.order_by("created_at").values_list(
+        "plan_id", "pk", "name", "state", "scheduled_for", "created_at", "committed_at", "plain_bytes", "stored_bytes"
+    )
+    for plan_id, pk, name, state, scheduled_for, created_at, committed_at, plain, stored in rows:
+        drill = counted.get(pk)
+        restored = drill is not None and drill["sound"] == drill["parts"]
+        at, seconds = (drill["at"], drill["seconds"]) if drill is not None and restored else (None, None)
+        whole = Whole(pk, name, state, scheduled_for or created_at, committed_at, plain, stored, at, seconds)
+        found.setdefault(plan_id or 0, []).append(whole)
+    return found
+
+
+def _plan(
+    plan: BackupPlan, sets: Sequence[Whole], newest: tuple[BackupRecord, Standing] | None, now: datetime
+) -> dict[str, Any]:
     when = read_when(plan.schedule, now)
     days = tracker.days_until(now.astimezone(when.zone).date())
-    expected: set[Any] = set()
+    expected: set[date] = set()
     if plan.enabled and when.enabled and when.cron is not None:
         expected = tracker.expected_days(when.cron, when.zone, days, plan.created_at, now)
     runs = [
         tracker.Run(
-            record.pk, record.name, record.scheduled_for or record.created_at, record.state,
-            record.committed_at is not None, standing.is_restored,
+            one.pk, one.name, one.at, one.state, one.committed_at is not None, one.restored_at is not None
         )
-        for record, standing in found
+        for one in sets
     ]  # fmt: skip
-    kept = [(record, standing) for record, standing in found if record.committed_at is not None]
-    last = kept[-1] if kept else None
-    proven = max((standing.at for _, standing in kept if standing.is_restored and standing.at), default=None)
+    kept = [one for one in sets if one.committed_at is not None]
+    drilled = [one for one in kept if one.restored_at is not None]
+    seconds = next((one.restore_seconds for one in reversed(drilled) if one.restore_seconds is not None), None)
+    record = newest[0] if newest else None
     state = getattr(plan, "state", None)
     return {
         "pk": plan.pk,
@@ -83,15 +114,15 @@ def _plan(plan: BackupPlan, found: Sequence[tuple[BackupRecord, Standing]], now:
         "words": when.words,
         "next": next_words(when, now) if plan.enabled else badge("off", "muted", "pause_circle"),
         "cells": [_cell(cell, plan) for cell in tracker.cells(days, runs, when.zone, expected)],
-        "last": since(last[0].committed_at, now=now) if last else since(None),
-        "last_name": last[0].name if last else "",
-        "last_url": reverse("admin:backups_backuprecord_change", args=(last[0].pk,)) if last else "",
-        "proof": proof_cell(last[1], now) if last else "",
-        "proven": since(proven, now=now),
-        "restores_in": next((restore_words(one) for _, one in reversed(kept) if one.measured), "not measured"),
-        "size": human_bytes(last[0].stored_bytes) if last else "–",
+        "last": since(record.committed_at if record else None, now=now),
+        "last_name": record.name if record else "",
+        "last_url": reverse("admin:backups_backuprecord_change", args=(record.pk,)) if record else "",
+        "proof": proof_cell(newest[1], now) if newest else "",
+        "proven": since(max((one.restored_at for one in drilled if one.restored_at), default=None), now=now),
+        "restores_in": human_seconds(seconds) if seconds is not None else "not measured",
+        "size": human_bytes(record.stored_bytes) if record else "–",
         "frozen": state.retention_frozen_reason if state and state.retention_frozen_at else "",
-        "chart": _chart([record for record, _ in kept]),
+        "chart": _chart(kept),
     }
 
 
@@ -110,7 +141,7 @@ def _cell(cell: tracker.Cell, plan: BackupPlan) -> dict[str, str]:
     return {"kind": cell.kind, "text": cell.text, "url": url}
 
 
-def _chart(kept: Sequence[BackupRecord]) -> dict[str, Any] | None:
+def _chart(kept: Sequence[Whole]) -> dict[str, Any] | None:
     """The points of the trend of size; None where two are not there yet."""
     if len(kept) < 2:
         return None

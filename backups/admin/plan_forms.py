@@ -9,7 +9,7 @@ from django import forms
 from django.core.exceptions import ValidationError
 
 from backups import beat
-from backups.models import BackupPlan, BackupSource
+from backups.models import BackupPlan, BackupSource, StorageTarget
 from controlplane.console.base import theme_widget
 
 from .when import clean_cron, clean_zone
@@ -23,7 +23,7 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]  # Meta names the mod
     """What is saved, where to, when, and for how long."""
 
     sources = forms.ModelMultipleChoiceField(
-        queryset=BackupSource.objects.all(),
+        queryset=BackupSource.objects.defer("secrets"),
         widget=forms.CheckboxSelectMultiple,
         help_text="Together they are one restore point; each can be restored on its own.",
     )
@@ -67,6 +67,8 @@ class PlanForm(forms.ModelForm):  # type: ignore[type-arg]  # Meta names the mod
         for name in ("sources", "cron", "zone", "scheduled", "drill_cron", "drill_zone", "drill_scheduled"):
             if name in self.fields:
                 theme_widget(self.fields[name])
+        if "target" in self.fields:
+            self.fields["target"].queryset = StorageTarget.objects.defer("secret_access_key")  # type: ignore[attr-defined]
         if "extra_recipients" in self.fields:
             self.fields["extra_recipients"].widget.attrs["rows"] = 3
         for name in ("zone", "drill_zone"):

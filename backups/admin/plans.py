@@ -8,7 +8,8 @@ from zoneinfo import available_timezones
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, Max, Q, QuerySet
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
@@ -16,7 +17,7 @@ from django.utils.safestring import SafeString
 
 from backups import beat
 from backups.engine.expiry import unfreeze
-from backups.models import BackupPlan, BackupSource
+from backups.models import Artifact, BackupPlan, BackupRecord, BackupSource, StorageTarget
 from controlplane.console.base import Dialog, HistoryModelAdmin, action, badge, display, since
 from controlplane.kernel import clock
 from controlplane.kernel.errors import Refused
@@ -31,6 +32,19 @@ from .when import next_words, preview, read_when, runs_list
 from .words import docs_link, small
 
 
+class TargetFilter(admin.SimpleListFilter):
+    """By name alone: a target's row holds a secret, which a filter has no need of."""
+
+    title, parameter_name = "target", "target"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
+        return [(str(pk), name) for pk, name in StorageTarget.objects.values_list("pk", "name")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[BackupPlan]) -> QuerySet[BackupPlan]:
+        value = self.value() or ""
+        return queryset.filter(target_id=int(value)) if value.isdecimal() else queryset
+
+
 @admin.register(BackupPlan)
 class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
     """One row per plan."""
@@ -41,7 +55,7 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
     form = PlanForm
     list_display = ("name_shown", "when_shown", "next_shown", "last_shown", "proof_shown", "keeps_shown", "state_shown")
     list_display_links = ("name_shown",)
-    list_filter = ("enabled", "target")
+    list_filter = ("enabled", TargetFilter)
     search_fields = ("name", "description")
     ordering = ("name",)
     change_form_after_template = "admin/django_celery_beat/time_zones.html"
@@ -63,13 +77,16 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[BackupPlan]:
         related = ("target", "state", "schedule__crontab", "schedule__interval", "drill_schedule__crontab")
-        counted: QuerySet[Any] = super().get_queryset(request).select_related(*related)
-        is_kept = Q(records__state__in=("committed", "expiring"))
+        kept = BackupRecord.objects.filter(plan=OuterRef("pk"), state__in=("committed", "expiring")).order_by()
+        drilled = Artifact.objects.filter(record__plan=OuterRef("pk"), l3_at__isnull=False).order_by("-l3_at")
+        counted: QuerySet[Any] = (
+            super().get_queryset(request).select_related(*related).defer("target__secret_access_key")
+        )
         annotated: QuerySet[Any] = counted.annotate(
-            source_count=Count("sources", filter=Q(sources__enabled=True), distinct=True),
-            last_at=Max("records__committed_at"),
-            kept=Count("records", filter=is_kept, distinct=True),
-            proven_at=Max("records__artifacts__l3_at"),
+            source_count=Count("sources", filter=Q(sources__enabled=True)),
+            last_at=Subquery(kept.order_by("-committed_at").values("committed_at")[:1]),
+            kept=Coalesce(Subquery(kept.values("plan").annotate(count=Count("pk")).values("count")), 0),
+            proven_at=Subquery(drilled.values("l3_at")[:1]),
         )
         return annotated
 
@@ -143,6 +160,12 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
             ),
             ("How it is stored", {"fields": [("compress", "compression_level"), "extra_recipients", "stall_seconds"]}),
         ]  # fmt: skip
+
+    def get_readonly_fields(self, request: HttpRequest, obj: BackupPlan | None = None) -> Any:
+        """Sets are kept and judged by the plan's name: it stays once there is one."""
+        fields = tuple(super().get_readonly_fields(request, obj))
+        named = obj is not None and BackupRecord.objects.filter(plan_name=obj.name).exists()
+        return (*fields, "name") if named else fields
 
     def get_form(self, request: HttpRequest, obj: BackupPlan | None = None, change: bool = False, **kwargs: Any) -> Any:
         form = super().get_form(request, obj, change=change, **kwargs)

@@ -54,7 +54,7 @@ class BackupRecordAdmin(RecordActions):
     # --- the list
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[BackupRecord]:
-        return super().get_queryset(request).select_related("plan", "target")
+        return super().get_queryset(request).select_related("plan", "target").defer("target__secret_access_key")
 
     def get_changelist_instance(self, request: HttpRequest) -> Any:
         """The standings of the shown rows come from their artifacts, in one query."""

@@ -9,7 +9,7 @@ from django import forms
 from backups.models import BackupSource
 from backups.sources.base import SettingField, Source, kinds
 from controlplane.console.base import theme_widget
-from controlplane.kernel.errors import ZantaraError
+from controlplane.kernel.errors import ConfigurationError, ZantaraError
 
 from .fields import LinesField, SecretField
 
@@ -33,13 +33,13 @@ class SourceFormBase(forms.ModelForm):  # type: ignore[type-arg]  # Meta names t
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        settings, secrets = self.instance.settings or {}, self.instance.secrets or {}
+        settings, self.stored = self.instance.settings or {}, stored_secrets(self.instance)
         for setting in self.kind_class.fields:
             name = PREFIX + setting.name
             if name not in self.fields:
                 continue  # the person may only look
             if setting.type == "secret":
-                is_set = bool(secrets.get(setting.name))
+                is_set = None if self.stored is None else bool(self.stored.get(setting.name))
                 self.fields[name] = SecretField(
                     is_set=is_set, label=setting.label, help_text=setting.help, required=setting.required
                 )
@@ -61,14 +61,15 @@ class SourceFormBase(forms.ModelForm):  # type: ignore[type-arg]  # Meta names t
         except ZantaraError as refused:
             self.add_error(self._meant(str(refused)), str(refused))
         else:
-            self.instance.secrets = secrets
+            if self.stored is not None or secrets:  # secrets that could not be read are not overwritten by nothing
+                self.instance.secrets = secrets
             self.instance.kind = self.kind_class.kind
         return data
 
     def _typed(self) -> tuple[dict[str, Any], dict[str, str]]:
         """Settings and secrets as they would be saved: an empty secret keeps what is there."""
         settings: dict[str, Any] = {}
-        secrets = dict(self.instance.secrets or {})
+        secrets = dict(self.stored or {})
         for setting in self.kind_class.fields:
             value = self.cleaned_data.get(PREFIX + setting.name)
             if setting.type != "secret":
@@ -83,6 +84,14 @@ class SourceFormBase(forms.ModelForm):  # type: ignore[type-arg]  # Meta names t
         for setting in self.kind_class.fields:
             if f"“{setting.name}”" in message or f"'{setting.name}'" in message or setting.label in message:
                 return PREFIX + setting.name
+        return None
+
+
+def stored_secrets(source: BackupSource) -> dict[str, str] | None:
+    """The secrets of the row; None where this installation's key does not open them."""
+    try:
+        return dict(source.secrets or {})
+    except ConfigurationError:
         return None
 
 

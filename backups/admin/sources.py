@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import Count, Max, QuerySet
+from django.db.models import Count, OuterRef, QuerySet, Subquery
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
-from backups.models import BackupSource
+from backups.models import Artifact, BackupSource
 from backups.sources.base import Finding, kinds
 from controlplane.console.base import Dialog, HistoryModelAdmin, action, badge, display, since
 from controlplane.kernel.errors import Refused, ZantaraError
@@ -51,16 +51,17 @@ class BackupSourceAdmin(HistoryModelAdmin[BackupSource]):
     actions_detail = ("test_connection",)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[BackupSource]:
-        counted: QuerySet[Any] = (
-            super()
-            .get_queryset(request)
-            .annotate(
-                plan_count=Count("plans", distinct=True),
-                saved_at=Max("artifacts__record__committed_at"),
-                restored_at=Max("artifacts__l3_at"),
-            )
+        """Without the secrets: a list needs none, and one that cannot be opened must not take the page down."""
+        own = Artifact.objects.filter(source=OuterRef("pk"))
+        saved = own.filter(record__committed_at__isnull=False).order_by("-record__committed_at")
+        drilled = own.filter(l3_at__isnull=False).order_by("-l3_at")
+        rows: QuerySet[Any] = super().get_queryset(request).defer("secrets")
+        annotated: QuerySet[Any] = rows.annotate(
+            plan_count=Count("plans"),
+            saved_at=Subquery(saved.values("record__committed_at")[:1]),
+            restored_at=Subquery(drilled.values("l3_at")[:1]),
         )
-        return counted
+        return annotated
 
     @display(description="Source", ordering="name")
     def name_shown(self, source: BackupSource) -> str:
@@ -107,6 +108,12 @@ class BackupSourceAdmin(HistoryModelAdmin[BackupSource]):
             "media": self.media,
         }
         return TemplateResponse(request, "admin/backups/kinds.html", context)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: BackupSource | None = None) -> Any:
+        """Parts of sets bear the source's name, and a restore finds it by that: it stays once there is one."""
+        fields = tuple(super().get_readonly_fields(request, obj))
+        named = obj is not None and obj.artifacts.exists()
+        return (*fields, "name") if named else fields
 
     def get_form(
         self, request: HttpRequest, obj: BackupSource | None = None, change: bool = False, **kwargs: Any

@@ -26,7 +26,7 @@ from controlplane.console.base import (
     theme_widget,
 )
 from controlplane.kernel import clock
-from controlplane.kernel.errors import Refused, ZantaraError
+from controlplane.kernel.errors import ConfigurationError, Refused, ZantaraError
 
 from .access import may
 from .base import OurMedia
@@ -57,8 +57,8 @@ class TargetForm(forms.ModelForm):  # type: ignore[type-arg]  # Meta names the m
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if "secret" in self.fields:
-            is_set = bool(self.instance.secret_access_key)
-            text = "Stored encrypted, never shown again."
+            text = "Stored encrypted, never shown again. Forgotten where the access key id is emptied."
+            is_set = has_secret(self.instance)
             self.fields["secret"] = SecretField(is_set=is_set, label="Secret access key", help_text=text)
             theme_widget(self.fields["secret"])
 
@@ -66,14 +66,29 @@ class TargetForm(forms.ModelForm):  # type: ignore[type-arg]  # Meta names the m
         data = super().clean() or self.cleaned_data
         if data.get("secret"):
             self.instance.secret_access_key = data["secret"]
+        elif not data.get("access_key_id"):
+            self.instance.secret_access_key = ""  # the two go together
         return data
 
     def _post_clean(self) -> None:
         """What the store's own code finds wrong is said at its field."""
         super()._post_clean()  # type: ignore[misc]  # Django's own hook, untyped
-        for field, message in check_settings(self.instance):
+        try:
+            wrong = check_settings(self.instance)
+        except ConfigurationError as unreadable:
+            wrong = [("secret_access_key", str(unreadable))]
+        for column, message in wrong:
+            field = "secret" if column == "secret_access_key" else column
             if field in self.fields and field not in self.errors:
                 self.add_error(field, message)
+
+
+def has_secret(target: StorageTarget) -> bool | None:
+    """Whether a secret is stored; None where this installation's key does not open it."""
+    try:
+        return bool(target.secret_access_key)
+    except ConfigurationError:
+        return None
 
 
 @admin.register(StorageTarget)
@@ -106,6 +121,7 @@ class StorageTargetAdmin(HistoryModelAdmin[StorageTarget]):
             super()
             .get_queryset(request)
             .select_related("state")
+            .defer("secret_access_key")
             .annotate(set_count=Count("records", filter=kept), set_bytes=Sum("records__stored_bytes", filter=kept))
         )
         return counted
@@ -163,7 +179,7 @@ class StorageTargetAdmin(HistoryModelAdmin[StorageTarget]):
 
     @display(description="Secret access key")
     def secret_shown(self, target: StorageTarget) -> str:
-        return "set" if target.secret_access_key else "not set"
+        return {True: "set", False: "not set", None: "set, but not readable with this key"}[has_secret(target)]
 
     def get_fieldsets(self, request: HttpRequest, obj: StorageTarget | None = None) -> Any:
         may_change = self.has_change_permission(request, obj) if obj else True

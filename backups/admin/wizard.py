@@ -137,7 +137,7 @@ def preview_page(request: HttpRequest, record_id: int) -> HttpResponse:
 
 
 def _record(pk: int) -> BackupRecord:
-    record = BackupRecord.objects.select_related("plan", "target").filter(pk=pk).first()
+    record = BackupRecord.objects.select_related("plan").filter(pk=pk).first()
     if record is None:
         raise Http404
     return record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -92,13 +92,12 @@ def _capture(attempt: Attempt, row: BackupSource, position: int) -> ManifestArti
     source = kind(row.name, settings, row.secrets)
     folder, progress, begun = f"{attempt.record.prefix}/{row.name}", attempt.progress, clock.now()
     progress.begin(row.name, position, _expected_bytes(source, attempt.record))
-    with (
-        _scratch(attempt.record.set_id, row.name) as scratch,
-        source.capture(now=begun, scratch=scratch) as capture,
-    ):
-        progress.watch(capture)
+    with ExitStack() as stack:
+        manager = source.capture(now=begun, scratch=stack.enter_context(_scratch(attempt.record.set_id, row.name)))
+        with progress.opening(manager):
+            capture = stack.enter_context(manager)
         step_reached("capture_opened")
-        try:
+        with progress.streaming(capture):
             stored, captured = store_stream(
                 progress.chunks(capture),
                 storage=attempt.storage,
@@ -110,8 +109,6 @@ def _capture(attempt: Attempt, row: BackupSource, position: int) -> ManifestArti
                 stop=progress.check,
                 interrupt=progress.interrupt,
             )
-        finally:
-            progress.watch(None)
     if not stored.plain_bytes:
         raise CaptureFailed("It gave not a single byte.", remedy="See that the source holds what it should.")
     progress.done_bytes += stored.plain_bytes

@@ -31,12 +31,13 @@ _FIRST_WAIT, _LONGEST_WAIT = timedelta(minutes=1), timedelta(hours=6)
 
 def begin(record: BackupRecord, *, reason: str, actor: str, now: datetime) -> bool:
     """From here on the set is going. Refused while something reads it."""
-    if user := facts.in_use([record]).get(record.pk):
-        raise Refused(f"{record.name} is in use by {user}.", remedy="Wait until that is over, or cancel it.")
-    moved = transitions.advance(
-        record, "deleting", machine=RECORD, event=BackupEvent, reason=reason, actor=actor, now=now,
-        changes={"due_at": now, "delete_attempts": 0, "delete_error": ""},
-    )  # fmt: skip
+    with transaction.atomic():
+        if user := facts.in_use([record]).get(record.pk):
+            raise Refused(f"{record.name} is in use by {user}.", remedy="Wait until that is over, or cancel it.")
+        moved = transitions.advance(
+            record, "deleting", machine=RECORD, event=BackupEvent, reason=reason, actor=actor, now=now,
+            changes={"due_at": now, "delete_attempts": 0, "delete_error": ""},
+        )  # fmt: skip
     if moved:
         step_reached("delete_begun")
     return moved

@@ -29,10 +29,14 @@ _RETRY_SECONDS = 2.0
 
 
 class Fence:
-    """The lease of one run while it is worked on; a context manager. ``on_lost`` is called from its thread."""
+    """The lease of one run while it is worked on; a context manager.
+
+    From its thread ``on_lost`` is called once the run is somebody else's, and ``on_beat`` after each renewal.
+    """
 
     def __init__(self, lease: Lease, on_lost: Callable[[], object] = lambda: None) -> None:
         self.lease, self._on_lost = lease, on_lost
+        self.on_beat: Callable[[], object] = lambda: None
         self._lost = threading.Event()
         self._asked, self._answered, self._over = threading.Event(), threading.Condition(), False
         self._renewed = (clock.monotonic(), clock.now())
@@ -95,10 +99,17 @@ class Fence:
                     return
                 self._asked.clear()
                 wait = HEARTBEAT_SECONDS if self._beat() else _RETRY_SECONDS
+                self._tell()
                 if self._lost.is_set():
                     return
         finally:
             connection.close()
+
+    def _tell(self) -> None:
+        try:
+            self.on_beat()
+        except Exception:  # whatever it is, the heartbeat goes on
+            log.exception("heartbeat_listener_broke", backup=self.lease.pk)
 
     def _beat(self) -> bool:
         try:

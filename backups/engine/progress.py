@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any
 
@@ -11,6 +12,7 @@ from backups.errors import Cancelled, Stalled
 from backups.models import BackupRecord
 from backups.sources.base import Capture
 from controlplane.kernel import clock
+from controlplane.kernel.errors import ZantaraError
 
 from .fence import Fence
 from .steps import step_reached
@@ -19,8 +21,8 @@ from .steps import step_reached
 PUBLISH_SECONDS = 1.0
 #: While nothing moves the run's own thread cannot write; then the stream's watch does, after this time.
 _SILENT_SECONDS = 3.0
-#: How long a producer may take to end and to add up what it saw, once it has sent its last byte.
-FINISH_SECONDS = 3600.0
+#: How long a source may take to begin (some copy what they read), and to end and add up what it saw.
+SLOW_SECONDS = 3600.0
 _RATE_SECONDS = 10.0
 
 
@@ -31,6 +33,8 @@ class Progress:
         self._record, self._fence, self._of, self._stall_seconds = record, fence, of, stall_seconds
         self._lock = threading.Lock()
         self._capture: Capture | None = None
+        self._opening = False
+        self._verdict: ZantaraError | None = None
         self._published = float("-inf")
         self._begin("", 0, None)
         self.done_bytes = 0
@@ -47,9 +51,39 @@ class Progress:
         self._moved_at = clock.monotonic()
         self._marks: list[tuple[float, int]] = [(self._moved_at, 0)]
 
-    def watch(self, capture: Capture | None) -> None:
-        """The capture that a stall, a cancellation or a lost lease interrupts."""
-        self._capture = capture
+    @contextmanager
+    def opening(self, manager: object) -> Iterator[None]:
+        """While a source is being opened (some copy what they read) only the heartbeat looks after it."""
+        self._capture, self._opening = (manager if isinstance(manager, Capture) else None), True
+        try:
+            yield
+        except Exception:
+            if self._verdict is not None:
+                raise self._verdict from None
+            raise
+        finally:
+            self._opening, self._capture = False, None
+
+    def beat(self) -> None:
+        """On the heartbeat's thread: interrupt an opening that takes for ever, or that nobody wants any more."""
+        if not self._opening or self._verdict is not None:
+            return
+        try:
+            self._fence.confirm()
+            self._hear()
+            self._demand_movement()
+        except ZantaraError as verdict:
+            self._verdict = verdict
+            self.interrupt()
+
+    @contextmanager
+    def streaming(self, capture: Capture) -> Iterator[None]:
+        """What a stall, a cancellation or a lost lease interrupts, from here on."""
+        self._capture, self._moved_at = capture, clock.monotonic()
+        try:
+            yield
+        finally:
+            self._capture = None
 
     def interrupt(self) -> None:
         """From any thread: the producer's whole process group ends."""
@@ -90,6 +124,9 @@ class Progress:
         with self._lock:
             self._published = clock.monotonic()
             self._fence.lease.guarded_update(progress=self.figures(clock.now()))
+        self._hear()
+
+    def _hear(self) -> None:
         row = BackupRecord.objects.filter(pk=self._record.pk)
         by, at = row.values_list("cancel_requested_by", "cancel_requested_at").get()
         if at is not None:
@@ -119,7 +156,7 @@ class Progress:
         return round((self._plain - before) / (at - since)) if at - since > 0.1 else 0
 
     def _demand_movement(self) -> None:
-        allowed = max(self._stall_seconds, FINISH_SECONDS) if self._ended else self._stall_seconds
+        allowed = max(self._stall_seconds, SLOW_SECONDS) if self._ended or self._opening else self._stall_seconds
         still = clock.monotonic() - self._moved_at
         if still > allowed:
             raise Stalled(

@@ -157,6 +157,7 @@ def _prepare(record: BackupRecord, storage: Storage, fence: Fence) -> Attempt:
     if not sources:
         raise CaptureFailed(f"The plan {plan.name} has no enabled source.", remedy="Enable one, or add one.")
     progress = Progress(record, fence, of=len(sources), stall_seconds=plan.stall_seconds)
+    fence.on_beat = progress.beat
     return Attempt(record, plan, sources, storage, fence, progress, keys.recipients(plan.extra_recipients))
 
 

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import structlog
+from celery.exceptions import SoftTimeLimitExceeded
 from django.db import transaction
 
 from backups import keys
@@ -107,6 +108,8 @@ def _outcome(work: _Work) -> Outcome:
         return Outcome("not_possible", str(none))
     except (Unavailable, StorageRefused) as away:
         return _judged(work, [str(away)])
+    except SoftTimeLimitExceeded:
+        return _judged(work, ["It took longer than a worker may take for one proof; prove single artifacts."])
     except Exception as error:  # a defect of ours or of a kind: the row must not stay running
         if not isinstance(error, ZantaraError):
             log.exception("proof_broke", proof=str(work.proof))
@@ -154,7 +157,7 @@ def _one(
     """The climb of one artifact; None where a server that its kind needs could not be had: the others go on."""
     try:
         return ladder.climb(artifact, work.proof.level, parts=parts)
-    except (LeaseLost, Cancelled, NoIdentity, StorageRefused, StorageUnavailable):
+    except (LeaseLost, Cancelled, NoIdentity, StorageRefused, StorageUnavailable, SoftTimeLimitExceeded):
         raise
     except Unavailable as away:
         troubles.append(f"{artifact.name}: {away}")

@@ -322,8 +322,8 @@ def _restorer(journal: Journal) -> Restorer:
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     place = Place(path, part.token)
     source = make_source(part.name, part.kind, part.settings, {})
-    own = isinstance(source, SqliteSource | PostgresSource)
-    restorer = source.offline_restorer(place) if own else source.restorer(place)
+    own = source if isinstance(source, SqliteSource | PostgresSource) else None
+    restorer: Restorer = own.offline_restorer(place) if own is not None else source.restorer(place)
     if part.memory:
         restorer.memory = dict(part.memory)
     return restorer

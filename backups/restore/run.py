@@ -87,7 +87,8 @@ def run_restore(
         finally:
             with suppress(LeaseLost, DatabaseError):
                 lease.release()
-    row.refresh_from_db()
+    with suppress(DatabaseError):
+        row.refresh_from_db()
     return row
 
 
@@ -172,6 +173,9 @@ def _restoration(
 def _work(restoration: Restoration) -> None:
     """To the end, whatever it is. Only LeaseLost, and a second interruption, come out."""
     journal = restoration.journal
+    for entry in journal.steps:
+        if entry.status == "running":
+            entry.status, entry.detail = "failed", "its worker was lost"
     if not journal.is_finished and journal.going == "forward":
         try:
             _forward(restoration)
@@ -214,7 +218,6 @@ def _turn(restoration: Restoration, error: BaseException) -> None:
     journal = restoration.journal
     if NO_WAY_BACK_AFTER in journal.done:
         log.warning("restore_left_behind", restore=journal.name, error=describe(error))
-        journal.going = "back"  # from here on the database's failures are only noted
         _end(restoration, "done")
         return
     log.warning("restore_failed_forward", restore=journal.name, state=journal.state, error=describe(error))

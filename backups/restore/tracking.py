@@ -1,21 +1,22 @@
 """What a restore tells the database while it works: moves of its row, its steps, and how it hears that it shall stop.
 
-The journal decides, the row follows. On the way back nothing that the database does or fails to do stops the work.
+The journal decides, the row follows: what the database cannot take now is brought up to the journal later. A database
+that is silent for longer than a lease turns the restore back; nothing that it fails to do hinders the way back.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from typing import Any, Protocol
 
 import structlog
-from django.db import DatabaseError, transaction
+from django.db import DatabaseError, connection, transaction
 
 from backups.engine.fence import Fence
-from backups.errors import Cancelled
+from backups.errors import Cancelled, RestoreFailed
 from backups.machines import RESTORE
 from backups.models import RestoreEvent, RestoreRecord
 from controlplane.kernel import clock, transitions
@@ -66,28 +67,37 @@ class Silent:
 
 
 class RowTracker:
-    """Writes the row under its lease. ``going_back``: from then on the database's failures are only noted."""
+    """Writes the row under its lease."""
 
     def __init__(self, row: RestoreRecord, fence: Fence, *, actor: str) -> None:
         self._row, self._fence, self._actor = row, fence, actor
         self._looked = float("-inf")
 
     def enter(self, journal: Journal) -> None:
-        with self._as_it_goes(journal):
+        with _forgiving(journal):
             for state in _way(self._row.state, journal.state):
                 self._move(state, journal.failure if state == "rolling_back" else "")
 
     def show(self, journal: Journal) -> None:
-        with self._as_it_goes(journal):
+        with _forgiving(journal):
             self._fence.lease.guarded_update(**_columns(journal))
 
     def check(self) -> None:
-        self._fence.confirm()
+        try:
+            self._fence.confirm()
+        except LeaseLost:
+            if self._fence.is_lost:
+                raise
+            # Nobody else has it: no other machine has the journal, and on this one we hold it.
+            raise RestoreFailed(
+                "The control plane's database does not answer any more.", remedy="See that its server runs."
+            ) from None
         if clock.monotonic() - self._looked < PUBLISH_SECONDS:
             return
         self._looked = clock.monotonic()
-        if RestoreRecord.objects.filter(pk=self._row.pk, cancel_requested_at__isnull=False).exists():
-            raise Cancelled("Somebody asked this restore to stop.")
+        with _forgiving(self._row):
+            if RestoreRecord.objects.filter(pk=self._row.pk, cancel_requested_at__isnull=False).exists():
+                raise Cancelled("Somebody asked this restore to stop.")
 
     def finish(self, journal: Journal) -> None:
         with _forgiving(journal), transaction.atomic():
@@ -110,22 +120,16 @@ class RowTracker:
         if not moved:
             raise LeaseLost(f"{self._row.name} was moved to {self._row.state} by somebody else.")
 
-    @contextmanager
-    def _as_it_goes(self, journal: Journal) -> Iterator[None]:
-        if journal.going == "forward":
-            yield
-            return
-        with _forgiving(journal):
-            yield
-
 
 @contextmanager
-def _forgiving(journal: Journal) -> Iterator[None]:
-    """Putting things back goes before bookkeeping: the row is brought up to the journal later."""
+def _forgiving(restore: Journal | RestoreRecord) -> Iterator[None]:
+    """The work goes before its bookkeeping."""
     try:
         yield
     except DatabaseError as error:
-        log.warning("restore_row_not_written", restore=journal.name, error=type(error).__name__)
+        log.warning("restore_row_not_written", restore=restore.name, error=type(error).__name__)
+        with suppress(DatabaseError):
+            connection.close()  # a broken one is not used again
 
 
 def _way(here: str, there: str) -> list[str]:

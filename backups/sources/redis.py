@@ -17,7 +17,7 @@ from controlplane.kernel.errors import Refused, Unavailable, ZantaraError
 
 from .base import Capture, Captured, Finding, Place, Restorer, SettingField, Source
 from .redis_facts import compare_facts, gather
-from .redis_link import Link, Snapshot, clean_url, used_databases
+from .redis_link import LOOK_SECONDS, Link, Snapshot, clean_url, used_databases
 from .redis_restore import RedisRestorer, looks_like_a_broker
 from .scratch.redis import check_rdb, scratch_redis
 
@@ -134,11 +134,13 @@ class RedisSource(Source):
     def check(self) -> list[Finding]:
         link = self.link
         try:
-            with link.connect() as client:
+            with link.connect(patience_seconds=LOOK_SECONDS) as client:
                 server = client.info("server")
                 databases = used_databases(client)
                 keys = sum(int(entry["keys"]) for entry in client.info("keyspace").values())
-                broker = any(looks_like_a_broker(link.connect(database)) for database in databases)
+                broker = any(
+                    looks_like_a_broker(link.connect(database, patience_seconds=LOOK_SECONDS)) for database in databases
+                )
         except client_library.RedisError as error:
             return [Finding("fail", str(link.away(error)))]
         if not keys:
@@ -190,7 +192,7 @@ class RedisSource(Source):
     def expected_bytes(self) -> int | None:
         """A snapshot is about a third of the memory that its data take."""
         try:
-            with self.link.connect() as client:
+            with self.link.connect(patience_seconds=LOOK_SECONDS) as client:
                 memory = client.info("memory")
         except (client_library.RedisError, ZantaraError):
             return None

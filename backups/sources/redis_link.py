@@ -29,6 +29,8 @@ NO_RETRY = Retry(NoBackoff(), 0)
 #: While it prepares the snapshot a server sends an empty line every second.
 SILENCE_SECONDS = 60.0
 CONNECT_SECONDS = 5.0
+#: A person waits for this answer.
+LOOK_SECONDS = 5.0
 _MARK_BYTES = 40
 _LONGEST_LINE = 4096
 
@@ -52,7 +54,6 @@ class Link:
     """``connect(database)`` gives a client; its connection is closed by its own ``close``."""
 
     def __init__(self, settings: Mapping[str, Any], secrets: Mapping[str, str]) -> None:
-        self._own = not settings.get("url")
         self.url = str(settings.get("url") or django_settings.ZANTARA_REDIS_URL)
         self._password = secrets.get("password", "")
 
@@ -70,12 +71,12 @@ class Link:
     def _options(self) -> dict[str, Any]:
         return dict(redis.ConnectionPool.from_url(self.url).connection_kwargs)
 
-    def connect(self, database: int | None = None) -> redis.Redis:
+    def connect(self, database: int | None = None, *, patience_seconds: float = SILENCE_SECONDS) -> redis.Redis:
         pool = redis.ConnectionPool.from_url(
             self.url,
             protocol=2,
             socket_connect_timeout=CONNECT_SECONDS,
-            socket_timeout=SILENCE_SECONDS,
+            socket_timeout=patience_seconds,
             retry=NO_RETRY,
         )
         if database is not None:

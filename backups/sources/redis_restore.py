@@ -18,7 +18,7 @@ from backups.errors import CannotRestore, Damaged, RestoreFailed
 
 from .base import Finding, Place, Restorer
 from .redis_facts import ask, compare_facts, expiry_times, gather, raw, scan_keys
-from .redis_link import Connect, Link, used_databases
+from .redis_link import LOOK_SECONDS, Connect, Link, used_databases
 from .scratch.redis import scratch_redis
 
 #: A snapshot's bytes take about so many times their size in memory.
@@ -40,7 +40,7 @@ class RedisRestorer(Restorer):
 
     def preflight(self, plain_bytes: int) -> list[Finding]:
         try:
-            with self._link.connect() as client:
+            with self._link.connect(patience_seconds=LOOK_SECONDS) as client:
                 return self._preflight(client, plain_bytes)
         except redis.RedisError as error:
             return [Finding("fail", str(self._link.away(error)))]

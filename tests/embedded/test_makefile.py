@@ -119,4 +119,17 @@ def test_packages_that_cannot_be_installed_leave_no_stamp(checkout: Path) -> Non
 def test_every_target_is_explained(checkout: Path) -> None:
     text = make(checkout, "help").stdout
     names = [line.split()[1] for line in text.splitlines()]
-    assert names == ["help", "run", "test", "test-faults", "bench", "lint", "typecheck", "format", "lock", "clean"]
+    assert names == [
+        "help",
+        "run",
+        "test",
+        "test-faults",
+        "backup-test",
+        "recovery-test",
+        "bench",
+        "lint",
+        "typecheck",
+        "format",
+        "lock",
+        "clean",
+    ]

@@ -150,3 +150,19 @@ def test_the_ci_script_is_executable_and_valid() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
     assert subprocess.run(["bash", "-n", script], check=False).returncode == 0
+
+
+def test_pages_and_places_that_the_code_sends_people_to_exist() -> None:
+    """``docs="docs/page.md#anchor"`` anywhere, and ``docs_link("anchor")`` of the backups' pages."""
+    named = set()
+    for path in product_files():
+        text = path.read_text()
+        named |= set(re.findall(r'docs="docs/([a-z-]+\.md)#([a-z0-9-]+)"', text))
+        if path.is_relative_to(ROOT / "backups" / "admin"):
+            named |= {("backups.md", anchor) for anchor in re.findall(r'docs_link\("([a-z0-9-]+)"\)', text)}
+    assert len(named) > 6
+    marked = {
+        page: anchors(ROOT / "docs" / page) | set(re.findall(r'id="([^"]+)"', (ROOT / "docs" / page).read_text()))
+        for page, _ in named
+    }
+    assert {f"{page}#{anchor}" for page, anchor in named if anchor not in marked[page]} == set()

@@ -10,10 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
+from django.db import OperationalError, ProgrammingError
 
 from backups.cli import cycle, exits, looking, recovering, running
 from backups.cli.output import Output
-from controlplane.kernel.errors import ZantaraError
+from controlplane.kernel.errors import Unavailable, ZantaraError
 
 WORDS: Mapping[str, Callable[[Mapping[str, Any], Output], int]] = {
     "run": running.run,
@@ -100,6 +101,13 @@ def run_word(word: Callable[[Mapping[str, Any], Output], int], options: Mapping[
     except ZantaraError as error:
         output.error(error)
         code = exits.code_of(error)
+    except (OperationalError, ProgrammingError) as error:  # away, or not migrated
+        away = Unavailable(
+            f"The control plane's database cannot be asked ({type(error).__name__}).",
+            remedy="Run `manage.py bootstrap` if there is none yet; `manage.py doctor` says what else is wrong.",
+        )
+        output.error(away)
+        code = exits.code_of(away)
     except KeyboardInterrupt:
         output.warn("Interrupted. What a worker has begun goes on.")
         code = exits.INTERRUPTED

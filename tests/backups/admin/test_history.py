@@ -12,16 +12,17 @@ import time_machine
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from backups.models import BackupRecord, PlanState
-from controlplane.kernel import clock
+from backups.machines import RECORD
+from backups.models import BackupEvent, BackupRecord, PlanState
+from controlplane.kernel import clock, transitions
 from tests.console.people import person, signed_in
 
 from . import rows
 from .pages import HISTORY, change, part, row_of, text_of
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-#: Session, person, messages aside: the rows, their artifacts twice (rows and overview), plans, records, what runs.
-QUERIES_OF_THE_LIST = 13
+#: Session, person, filters, the rows and their artifacts, plans and their newest sets, thirty days, and what runs.
+QUERIES_OF_THE_LIST = 18
 
 
 def ago(**span: float) -> datetime:
@@ -203,14 +204,21 @@ def test_a_running_backup_shows_bytes_rate_and_time_left(admin: Client) -> None:
     assert 'value="50"' in admin.get(f"{HISTORY}live/").content.decode()
 
 
-def test_a_poll_costs_three_queries_of_its_own_and_is_never_stored(
+def test_a_run_that_began_and_ended_between_two_polls_is_noticed(admin: Client) -> None:
+    plan = rows.make_plan()
+    seen = admin.get(HISTORY).context["overview"]["live"]["seen"]
+    rows.make_set(plan)
+    assert admin.get(f"{HISTORY}live/?seen={seen}")["HX-Trigger"] == "zt-backups-moved"
+
+
+def test_a_poll_costs_six_queries_of_its_own_and_is_never_stored(
     admin: Client, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     plan = rows.make_plan()
     for _ in range(3):
         running(plan)
     rows.make_proof(rows.make_set(plan), state="running")
-    with django_assert_num_queries(5):  # the session and the person are two
+    with django_assert_num_queries(8):  # the session and the person are two
         answer = admin.get(f"{HISTORY}live/")
     assert "no-store" in answer["Cache-Control"]
 
@@ -219,7 +227,9 @@ def test_the_browser_is_told_when_a_state_has_moved_since_the_page_was_made(admi
     record = running(rows.make_plan())
     seen = admin.get(HISTORY).context["overview"]["live"]["seen"]
     assert "HX-Trigger" not in admin.get(f"{HISTORY}live/?seen={seen}")
-    BackupRecord.objects.filter(pk=record.pk).update(state="committed", committed_at=clock.now())
+    BackupRecord.objects.filter(pk=record.pk).update(progress={"source": "files"})
+    assert "HX-Trigger" not in admin.get(f"{HISTORY}live/?seen={seen}")
+    transitions.advance(record, "committed", machine=RECORD, event=BackupEvent)
     assert admin.get(f"{HISTORY}live/?seen={seen}")["HX-Trigger"] == "zt-backups-moved"
 
 

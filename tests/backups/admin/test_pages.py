@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -201,13 +202,13 @@ def test_a_plan_that_never_saved_anything_is_named_after_an_hour(db: None) -> No
 
 def test_the_card_costs_a_fixed_number_of_queries(db: None, django_assert_num_queries: DjangoAssertNumQueries) -> None:
     rows.make_set(rows.make_plan())
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(5):
         card.backups_now()
     for number in range(3):
         plan = rows.make_plan(f"plan-{number}")
         for day in range(5):
             rows.make_set(plan, clock.now() - timedelta(days=day))
-    with django_assert_num_queries(6):
+    with django_assert_num_queries(5):
         assert len(card.backups_now()["plans"]) == 4
 
 
@@ -244,6 +245,16 @@ def test_the_sidebar_shows_the_room_to_whoever_may_look(redis_url: str, db: None
         "History", "Plans", "Sources", "Storage targets", "Proofs", "Restores", "Controlled services", "Backup health",
     ]  # fmt: skip
     assert titles == (everything if group else [])
+
+
+def test_every_link_to_the_documentation_leads_to_a_heading() -> None:
+    root = Path(__file__).parents[3]
+    headings = re.findall(r"^#+ (.+)$", (root / "docs" / "backups.md").read_text(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
+    sources = "\n".join(path.read_text() for path in (root / "backups" / "admin").glob("*.py"))
+    used = set(re.findall(r'docs_link\("([^"]+)"\)', sources))
+    assert used
+    assert used - anchors == set()
 
 
 def test_no_secret_of_any_row_is_on_any_page(admin: Client) -> None:

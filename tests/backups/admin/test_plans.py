@@ -213,6 +213,17 @@ def test_the_list_costs_the_same_queries_for_one_plan_and_for_ten(
         admin.get(LIST)
 
 
+def test_the_name_stays_once_sets_bear_it(admin: Client) -> None:
+    plan = rows.make_plan("nightly")
+    admin.post(change("backupplan", plan.pk), typed(name="renamed"))
+    plan.refresh_from_db()
+    assert plan.name == "renamed"
+    rows.make_set(plan)
+    admin.post(change("backupplan", plan.pk), typed(name="again", description="but this changes"))
+    plan.refresh_from_db()
+    assert (plan.name, plan.description) == ("renamed", "but this changes")
+
+
 def test_a_change_is_in_the_history_by_name(admin: Client) -> None:
     plan = rows.make_plan("nightly")
     admin.post(change("backupplan", plan.pk), typed(keep_within_days="7"))

@@ -9,13 +9,14 @@ import pytest
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
+from backups.machines import RECORD
 from backups.models import BackupEvent, BackupRecord
-from controlplane.kernel import clock
+from controlplane.kernel import clock, transitions
 
 from . import rows
 from .pages import change, part, text_of
 
-QUERIES_OF_THE_PAGE = 11
+QUERIES_OF_THE_PAGE = 14
 
 
 def page_of(record: BackupRecord) -> str:
@@ -129,7 +130,7 @@ def test_the_page_of_a_running_one_is_loaded_again_when_its_state_moves(admin: C
     url = f"/admin/backups/backuprecord/{record.pk}/live/"
     assert "HX-Trigger" not in admin.get(f"{url}?seen={seen}")
     assert "logs" in text_of(admin.get(f"{url}?seen={seen}"))
-    BackupRecord.objects.filter(pk=record.pk).update(state="failed")
+    transitions.advance(record, "failed", machine=RECORD, event=BackupEvent)
     assert admin.get(f"{url}?seen={seen}")["HX-Trigger"] == "zt-backups-moved"
 
 

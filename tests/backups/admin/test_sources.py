@@ -155,6 +155,14 @@ def test_the_list_says_in_which_plans_and_when_it_was_last_saved(admin: Client) 
     assert "lonely Files no plan never never On" in shown
 
 
+def test_the_name_stays_once_parts_bear_it(admin: Client) -> None:
+    rows.make_set(rows.make_plan())
+    source = BackupSource.objects.get(name="configuration")
+    save(admin, source, name="renamed", set_base="/srv", set_patterns="*.toml", set_exclude="")
+    source.refresh_from_db()
+    assert (source.name, source.settings["base"]) == ("configuration", "/srv")
+
+
 @pytest.mark.parametrize("group", ["viewer", "operator"])
 def test_only_administrators_make_sources(group: str, request: pytest.FixtureRequest) -> None:
     client: Client = request.getfixturevalue(group)

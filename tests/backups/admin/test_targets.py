@@ -54,6 +54,15 @@ def test_an_empty_secret_keeps_the_one_that_is_there(admin: Client) -> None:
     assert target.secret_access_key == "newer"
 
 
+def test_emptying_the_key_id_forgets_the_secret(admin: Client) -> None:
+    target = bucket()
+    admin.post(change("storagetarget", target.pk), typed(access_key_id=""))
+    target.refresh_from_db()
+    assert (target.access_key_id, target.secret_access_key) == ("", "")
+    answer = admin.post(change("storagetarget", target.pk), typed(access_key_id="key"))
+    assert list(answer.context["adminform"].form.errors) == ["secret"]
+
+
 @pytest.mark.parametrize(
     ("columns", "field"),
     [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,11 +10,10 @@ import pytest
 
 from backups.models import BackupPlan, BackupRecord
 from tests import needs
-from tests.stack import ROOT, Stack, stack, wait_for  # noqa: F401  (stack is a fixture)
+from tests.stack import ROOT
 
 from .conftest import Call
 
-SEEDED = ("chroma", "configuration", "control-plane-database", "logs", "user-data", "zantara-memory-vectors")
 START = "Start the stack with `make run` in another terminal, wait for “ready”, and try again."
 
 
@@ -60,28 +58,3 @@ def test_make_runs_the_command_and_passes_its_failure_on(tmp_path: Path, target:
         [make, "--no-print-directory", "-n", "-C", str(ROOT), target], capture_output=True, text=True, check=True
     )
     assert shown.stdout.splitlines()[-1] == f".venv/bin/python manage.py backup {word}"
-
-
-@pytest.mark.e2e
-@pytest.mark.xdist_group("stack")
-def test_a_stack_that_has_just_started_is_backed_up_drilled_lost_and_recovered(stack: Stack) -> None:  # noqa: F811
-    """From ``make run`` on nothing: a first backup, its drill, and then both cycles by the stack's own workers."""
-
-    def first() -> list[dict[str, object]]:
-        listed = json.loads(stack.manage("backup", "list", "--json").stdout)
-        parts: list[dict[str, object]] = listed[-1]["artifacts"] if listed else []
-        return parts if parts and all(part["proof_level"] == 3 or part["damage"] for part in parts) else []
-
-    parts = wait_for(first, 120, "the first backup was not drilled")
-    assert {str(part["name"]): (part["proof_level"], part["damage"]) for part in parts} == dict.fromkeys(
-        SEEDED, (3, "")
-    )
-
-    tested = stack.manage("backup", "test", timeout_seconds=240)
-    assert tested.returncode == 0, tested.stdout + tested.stderr
-    assert tested.stdout.splitlines()[-1].startswith("✓ proven: every part of zantara-backup-")
-
-    recovered = stack.manage("backup", "recovery-test", "--json", timeout_seconds=240)
-    assert recovered.returncode == 0, recovered.stdout + recovered.stderr
-    document = json.loads(recovered.stdout)
-    assert (document["proven"], document["score"] >= 80, document["vectors"]) == (True, True, 2)

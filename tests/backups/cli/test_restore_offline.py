@@ -109,3 +109,14 @@ def test_names_that_do_not_exist_are_refused(manage: Manage, saved: str) -> None
     assert "It holds: control-plane-database." in part.stderr
     two = manage("restore", saved, "--offline", "--preview", "--part", "a", "--part", "b")
     assert two.stderr == "Offline, one part is restored. Leave --part out, or name the database.\n"
+
+
+@pytest.mark.parametrize("words", [("backup", "list"), ("backup", "run"), ("restore", "latest", "--preview")])
+def test_without_a_database_it_is_one_sentence_with_a_remedy(manage: Manage, words: tuple[str, ...]) -> None:
+    called = manage(*words, "--json")
+    assert called.returncode == 5
+    assert called.stderr == (
+        "The control plane's database cannot be asked (OperationalError). Run `manage.py bootstrap` if there is none "
+        "yet; `manage.py doctor` says what else is wrong.\n"
+    )
+    assert json.loads(called.stdout)["error"].startswith("The control plane's database")

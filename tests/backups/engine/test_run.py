@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from backups import keys
-from backups.engine import commit
+from backups.engine import commit, fence, progress
 from backups.engine.recover import tend_backups
 from backups.engine.requests import request_backup, request_cancel
 from backups.engine.run import run_backup
@@ -302,6 +302,44 @@ def test_a_producer_that_never_ends_is_killed_when_the_run_is_cancelled(tmp_path
     assert not any(is_alive(int(pid)) for pid in pids.read_text().split())
     assert_it_left_nothing(record)
     assert not Message.objects.filter(kind="backup_failed").exists()
+
+
+def test_a_source_that_takes_for_ever_to_open_is_interrupted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(progress, "SLOW_SECONDS", 1.0)
+    plan = toy_plan(tmp_path, {"open": True})
+    BackupPlan.objects.filter(pk=plan.pk).update(stall_seconds=1)
+    record = factories.run_now(plan)
+    state, error = ended(record)
+    assert (state, "toy-0 sent nothing for" in error) == ("failed", True)
+    assert_it_left_nothing(record)
+
+
+def test_a_run_is_cancelled_while_a_source_is_being_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fence, "HEARTBEAT_SECONDS", 0.2)
+    record = request_backup(toy_plan(tmp_path, {"open": True}), trigger="manual")
+    assert record is not None
+    asked = []
+
+    def cancel_once() -> None:
+        row = BackupRecord.objects.get(pk=record.pk)
+        if row.progress.get("source") == "toy-0" and not asked:
+            asked.append(request_cancel(row, actor="ada"))
+
+    with looking(cancel_once):
+        run_backup(record.pk, owner="test")
+    assert asked == ["requested"]
+    assert ended(record) == ("cancelled", "")
+    assert_it_left_nothing(record)
+
+
+def test_the_time_that_opening_took_is_not_held_against_the_stream(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(toys.ToyCapture, "__enter__", lambda self: time.sleep(1.5) or self)
+    plan = toy_plan(tmp_path, {"chunks": 2})
+    BackupPlan.objects.filter(pk=plan.pk).update(stall_seconds=1)
+    assert factories.run_now(plan).state == "committed"
 
 
 def test_a_run_that_waits_is_cancelled_at_once_and_a_dead_one_not_at_all(tmp_path: Path) -> None:

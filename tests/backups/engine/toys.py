@@ -30,11 +30,18 @@ class ToyCapture(Capture):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
+        self._interrupted = False
 
     def __enter__(self) -> ToyCapture:
         away = self._settings.get("away")
         if away is True or (isinstance(away, str) and Path(away).exists()):
             raise Unavailable("The toy did not answer.", remedy="Start it.")
+        if "open" in self._settings:
+            self._opened_at = time.monotonic()
+            while not self._interrupted and time.monotonic() - self._opened_at < 60:
+                time.sleep(0.02)
+            if self._interrupted:
+                raise CaptureFailed("The toy was interrupted while it was opened.")
         if "say" in self._settings:
             raise CaptureFailed(self._settings["say"])
         return self
@@ -70,6 +77,7 @@ class ToyCapture(Capture):
         import os
         import signal
 
+        self._interrupted = True
         if self._process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)

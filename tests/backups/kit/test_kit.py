@@ -144,6 +144,15 @@ def test_a_key_that_the_environment_gives_is_not_changed_behind_its_back(
         install_kit(kit, env)
 
 
+def test_a_target_that_makes_no_sense_is_told(kit_file: Path) -> None:
+    from dataclasses import replace
+
+    kit = open_kit(kit_file, recovery_identity())
+    wrong = replace(kit, targets=[{**kit.targets[0], "name": "No Good Name"}])
+    with pytest.raises(Refused, match=r"No Good Name makes no sense.*Add it by hand"):
+        install_kit(wrong)
+
+
 def test_a_later_format_says_so(tmp_path: Path, db: None) -> None:
     keys.ensure_keys()
     archive = io.BytesIO()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
 from backups import keys, manifest
 from backups.errors import StorageUnavailable
@@ -249,6 +250,21 @@ def test_a_kind_that_breaks_says_nothing_of_what_is_stored(
     proof = proven(record, 2)
     assert (proof.state, "ZeroDivisionError" in proof.error) == ("unknown", True)
     assert artifact(record).damaged_at is None
+
+
+def test_a_proof_that_takes_too_long_ends_and_does_not_go_on_with_the_next(
+    record: BackupRecord, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def too_long(self: Any, *_: Any) -> Any:
+        asked.append(self.name)
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(kinds.get("files"), "inspect", too_long)
+    proof = proven(record, 2)
+    assert (proof.state, asked) == ("unknown", ["configuration"])
+    assert "longer than a worker may take" in proof.error
 
 
 def test_damage_counts_even_where_the_rest_could_not_be_learned(

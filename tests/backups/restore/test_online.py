@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -458,23 +457,6 @@ def test_the_journal_is_private_whole_and_holds_no_secret_in_the_clear(living: L
     assert [part.swap for part in journal.parts] == ["done", "done"]
     assert list(path.parent.glob("*.lock")) == []
     assert list(journals.unfinished()) == []
-
-
-def test_nobody_works_beside_a_worker_that_still_holds_the_journal(living: Living) -> None:
-    row = living.ask()
-    before = living.change()
-    with journals.held(row.name) as ours:
-        assert ours
-        code = os.fork()  # another process, as the lock is one of processes
-        if code == 0:
-            from django.db import connections
-
-            connections.close_all()
-            os._exit(0 if run_restore(row.pk, owner="second") is None else 9)
-        assert os.waitstatus_to_exitcode(os.waitpid(code, 0)[1]) == 0
-    row.refresh_from_db()
-    assert (row.state, row.lease_token) == ("queued", 0)
-    assert living.state() == before
 
 
 def test_two_workers_on_one_restore_do_it_once(living: Living) -> None:

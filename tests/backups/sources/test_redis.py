@@ -117,6 +117,19 @@ def test_a_server_that_is_away_is_unavailable(server: PrivateRedis, folder: Path
         source(server.url).restorer(Place(folder, "t")).undo()
 
 
+def test_a_server_that_hangs_is_said_to_be_away_soon(
+    server: PrivateRedis, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("redis", "redis_restore"):
+        monkeypatch.setattr(f"backups.sources.{module}.LOOK_SECONDS", 0.3)
+    server.freeze()
+    began = clock.monotonic()
+    assert "does not answer" in failing(source(server.url).check())
+    assert "does not answer" in failing(source(server.url).restorer(Place(folder, "t")).preflight(1))
+    assert source(server.url).expected_bytes() is None
+    assert clock.monotonic() - began < 5
+
+
 def test_a_flipped_bit_anywhere_fails_inspection_and_drill(server: PrivateRedis, folder: Path) -> None:
     with client(server) as live:
         live.rpush("list", *range(50))
