@@ -92,6 +92,7 @@ def _write(
         target=target,
         state="committed",
         trigger=BackupRecord.Trigger.CATALOGUE,
+        only_sources=_part_of_the_plan(manifest),
         requested_by=manifest.requested_by[:200],
         scheduled_for=manifest.scheduled_for if _is_free(plan, manifest.scheduled_for) else None,
         due_at=manifest.started_at,
@@ -114,6 +115,13 @@ def _write(
         artifact_row(record, artifact, sources.get(artifact.name)).save()
     note(record, f"Found in the store; its run was “{manifest.trigger}”.", actor=ACTOR, now=now)
     return record
+
+
+def _part_of_the_plan(manifest: Manifest) -> list[str]:
+    """The sources, where the set holds not all of the plan's: retention must not let it stand for a whole one."""
+    if not manifest.only_sources and manifest.trigger == BackupRecord.Trigger.SAFETY:
+        return [artifact.name for artifact in manifest.artifacts]  # made before manifests said so
+    return list(manifest.only_sources)
 
 
 def _is_free(plan: BackupPlan | None, scheduled_for: datetime | None) -> bool:

@@ -81,7 +81,9 @@ class ManifestArtifact:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
-    """What a set holds. ``name`` is the record's; times are UTC."""
+    """What a set holds. ``name`` is the record's; times are UTC. ``only_sources``: where not all of the plan's were
+    wanted, so that whoever has only the store does not take a part for the whole.
+    """
 
     set_id: str
     name: str
@@ -94,6 +96,7 @@ class Manifest:
     producer: str
     recipients: tuple[str, ...]
     previous_manifest_sha256: str = ""
+    only_sources: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     artifacts: tuple[ManifestArtifact, ...]
     format: int = FORMAT
@@ -165,7 +168,8 @@ def from_dict(data: Any) -> Manifest:
         times = {name: _time(known.get(name)) for name in ("scheduled_for", "started_at", "committed_at")}
         if times["started_at"] is None or times["committed_at"] is None:
             raise ValueError
-        lists = {"recipients": tuple(data["recipients"]), "warnings": tuple(data["warnings"])}
+        lists = {name: tuple(data[name]) for name in ("recipients", "warnings")}
+        lists["only_sources"] = tuple(data.get("only_sources", ()))
         return Manifest(**{**known, **times, **lists, "artifacts": artifacts})
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Damaged("The manifest does not have the form of a manifest.") from None
@@ -238,6 +242,14 @@ def open_signed(document: bytes, trusted: Mapping[str, Ed25519PublicKey]) -> Man
             remedy="Do not restore this set; use an earlier one.",
         ) from None
     return from_dict(body)
+
+
+def key_id_of(document: bytes) -> str:
+    """Which key a signed manifest says that it is signed by; Damaged where it says nothing."""
+    try:
+        return str(json.loads(document)["key_id"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise Damaged("The manifest is not readable as a signed manifest.") from None
 
 
 def manifest_sha256(document: bytes) -> str:

@@ -172,6 +172,7 @@ def make_manifest(attempt: Attempt, artifacts: list[ManifestArtifact], now: date
         producer=f"zantara {__version__}",
         recipients=attempt.recipients,
         previous_manifest_sha256=before or "",
+        only_sources=tuple(record.only_sources),
         warnings=tuple(f"{artifact.name}: {text}" for artifact in artifacts for text in artifact.warnings),
         artifacts=tuple(artifacts),
     )

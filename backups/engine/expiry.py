@@ -181,7 +181,7 @@ def unfreeze(plan: BackupPlan, actor: str, reason: str, now: datetime | None = N
     state = PlanState.objects.get_or_create(plan=plan)[0]
     if state.retention_frozen_at is None:
         raise Refused(f"The plan {plan.name} is not frozen.")
-    newest = facts.kept_records(plan).first()
+    newest = facts.made_until(plan, now).first()
     state.retention_frozen_at, state.retention_frozen_reason = None, ""
     state.retention_baseline_at = newest.committed_at if newest else now
     state.save(update_fields=["retention_frozen_at", "retention_frozen_reason", "retention_baseline_at"])
@@ -211,7 +211,7 @@ def _freeze_if_unusual(plan: BackupPlan, now: datetime) -> str:
     state = PlanState.objects.get_or_create(plan=plan)[0]
     if state.retention_frozen_at is not None:
         return state.retention_frozen_reason
-    newest, reason = _drop(plan, state)
+    newest, reason = _drop(plan, state, now)
     if newest is None or not reason:
         return ""
     with transaction.atomic():
@@ -223,8 +223,9 @@ def _freeze_if_unusual(plan: BackupPlan, now: datetime) -> str:
     return reason
 
 
-def _drop(plan: BackupPlan, state: PlanState) -> tuple[BackupRecord | None, str]:
-    whole = [record for record in facts.kept_records(plan)[: retention.COMPARED_WITH * 4] if not record.only_sources]
+def _drop(plan: BackupPlan, state: PlanState, now: datetime) -> tuple[BackupRecord | None, str]:
+    newest_first = facts.made_until(plan, now)[: retention.COMPARED_WITH * 4]
+    whole = [record for record in newest_first if not record.only_sources]
     if (since := state.retention_baseline_at) is not None:
         whole = [record for record in whole if record.committed_at is not None and record.committed_at >= since]
     if len(whole) < 2:
@@ -235,7 +236,7 @@ def _drop(plan: BackupPlan, state: PlanState) -> tuple[BackupRecord | None, str]
 
 def _no_new_sets(plan: BackupPlan, now: datetime) -> str:
     """Sets that are not replaced by newer ones do not go, however old they are."""
-    newest = facts.kept_records(plan).first()
+    newest = facts.made_until(plan, now).first()
     if newest is None or newest.committed_at is None or not plan.enabled:
         return ""
     age = now - newest.committed_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from django.db.models import QuerySet
@@ -25,6 +26,11 @@ def kept_records(plan: BackupPlan) -> QuerySet[BackupRecord]:
     """The plan's restore points that exist, marked ones too. A plan made anew keeps those of its name."""
     present = BackupRecord.objects.filter(plan_name=plan.name, state__in=_PRESENT, committed_at__isnull=False)
     return present.prefetch_related("artifacts").order_by("-committed_at", "-pk")
+
+
+def made_until(plan: BackupPlan, now: datetime) -> QuerySet[BackupRecord]:
+    """The same without sets from the future (a clock was wrong): those are not the newest of anything."""
+    return kept_records(plan).filter(committed_at__lte=now)
 
 
 def sets_of(records: Iterable[BackupRecord]) -> list[Set]:

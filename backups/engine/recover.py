@@ -20,9 +20,10 @@ from typing import TypeVar
 import structlog
 from django.db import transaction
 
+from backups import keys
 from backups.errors import Damaged, ObjectMissing, StorageRefused, StorageUnavailable
 from backups.machines import RECORD
-from backups.manifest import Manifest, load_document, load_set, manifest_sha256
+from backups.manifest import Manifest, key_id_of, load_document, load_set, manifest_sha256
 from backups.models import BackupEvent, BackupRecord
 from backups.storage import open_target
 from backups.storage.base import Storage
@@ -154,10 +155,18 @@ def _judge(record: BackupRecord, lease: Lease, now: datetime) -> None:
 
 
 def committed_set(storage: Storage, record: BackupRecord) -> tuple[Manifest, str] | None:
-    """The manifest of the record's set and its hash, if the store holds a COMMIT for it that is ours."""
+    """The manifest of the record's set and its hash, if the store holds a COMMIT for it that is ours.
+
+    Unavailable where it is signed by a key that this process does not know: that is no reason to delete it.
+    """
     try:
-        manifest = load_set(storage, record.prefix)
-        return manifest, manifest_sha256(load_document(storage, record.prefix))
+        document = load_document(storage, record.prefix)
+        if (key := key_id_of(document)) not in (trusted := keys.trusted_keys()):
+            raise Unavailable(
+                f"The set of {record.name} is signed by the key {key}, which is not known to this process.",
+                remedy="Give it the signing key, or name its public half in ZANTARA_MANIFEST_TRUSTED_KEY_FILES.",
+            )
+        return load_set(storage, record.prefix, trusted), manifest_sha256(document)
     except ObjectMissing:
         return None
     except (Damaged, NotAuthentic, Refused) as error:

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 
 import structlog
 from django.db import IntegrityError, transaction
+from django.db.models import Q
 
 from backups import beat
 from backups.machines import RECORD
@@ -51,7 +52,7 @@ def request_backup(
         if _is_there(plan, trigger, scheduled_for):
             return None
         if trigger not in (*_SCHEDULED, *_AT_ONCE):
-            _refuse_a_second(plan)
+            _refuse_a_second(plan, now)
         record = _create(
             BackupRecord(
                 plan=plan,
@@ -119,8 +120,9 @@ def _is_there(plan: BackupPlan, trigger: str, scheduled_for: datetime | None) ->
     return trigger in _SCHEDULED and records.filter(state="queued", trigger__in=_SCHEDULED, attempt=0).exists()
 
 
-def _refuse_a_second(plan: BackupPlan) -> None:
-    others = BackupRecord.objects.filter(plan=plan, state__in=("queued", "running")).exclude(trigger__in=_AT_ONCE)
+def _refuse_a_second(plan: BackupPlan, now: datetime) -> None:
+    alive = Q(state="queued") | Q(state="running", lease_expires_at__gt=now)  # a lost one is in nobody's way
+    others = BackupRecord.objects.filter(alive, plan=plan).exclude(trigger__in=_AT_ONCE)
     going = others.order_by("pk").first()
     if going is not None:
         raise Refused(

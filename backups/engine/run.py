@@ -36,7 +36,7 @@ log = structlog.get_logger(__name__)
 
 
 class _Undecided(ZantaraError):
-    """The store did not say whether it took the COMMIT object: the next ticks find out."""
+    """The COMMIT object is in the store, or may be, and the row does not say so yet: the next ticks find out."""
 
 
 def run_backup(pk: int, *, owner: str, now: datetime | None = None) -> BackupRecord | None:
@@ -88,10 +88,14 @@ def _take(pk: int, owner: str, now: datetime) -> tuple[BackupRecord, Lease] | No
 
 
 def _plan_is_busy(record: BackupRecord) -> bool:
-    """Runs of one plan take turns; a restore or deployment waits for its own, which therefore does not wait."""
+    """Runs of one plan take turns; a restore or deployment waits for its own, which therefore does not wait.
+
+    A run whose worker was lost is in nobody's way, however long its store keeps the ticks from judging it.
+    """
     if record.trigger in (BackupRecord.Trigger.SAFETY, BackupRecord.Trigger.DEPLOYMENT):
         return False
-    return BackupRecord.objects.filter(plan_name=record.plan_name, state="running").exclude(pk=record.pk).exists()
+    running = BackupRecord.objects.filter(plan_name=record.plan_name, state="running").exclude(pk=record.pk)
+    return running.filter(lease_expires_at__gt=clock.now()).exists()
 
 
 def _attempt(record: BackupRecord, lease: Lease) -> None:
@@ -179,7 +183,12 @@ def _commit(attempt: Attempt, manifest: Manifest) -> None:
     step_reached("commit_fenced")
     _put_commit(storage, f"{record.prefix}/{COMMIT}", commit_body(document))
     step_reached("commit_stored")
-    commit.committed(record, manifest, manifest_sha256(document), lease=lease)
+    try:
+        commit.committed(record, manifest, manifest_sha256(document), lease=lease)
+    except LeaseLost:
+        raise
+    except Exception as error:  # the set exists: whatever goes wrong now (the database, a time limit) takes nothing back
+        raise _Undecided(say(error)) from error
 
 
 def _put_commit(storage: Storage, key: str, body: bytes) -> None:

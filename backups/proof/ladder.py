@@ -25,7 +25,7 @@ from backups.stream import get_expectations, open_stream
 from backups.stream.expectations import check_expectations
 from backups.stream.reading import check_part, read_part
 from controlplane.kernel import clock
-from controlplane.kernel.errors import Refused
+from controlplane.kernel.errors import Refused, Unavailable
 
 #: Told of each block that was read; may raise to end the climb.
 Tick = Callable[[int], None]
@@ -139,6 +139,11 @@ class Ladder:
         self, artifact: ManifestArtifact, climb: Climb, level: int, findings: list[Finding], seconds: float, well: str
     ) -> None:
         climb.hashed.update(part.name for part in artifact.parts)  # the stream ended, so all of its hashes hold
+        if not any(finding.status in ("pass", "fail") for finding in findings):
+            raise Unavailable(
+                f"{artifact.name} was read, but nothing was compared: that is no proof.",
+                remedy=f"This is a fault of the kind {artifact.kind}: report it.",
+            )
         for finding in findings:
             climb.note(level, finding.status, finding.detail)
         if not climb.failed:

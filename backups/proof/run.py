@@ -97,7 +97,12 @@ def run_proof(pk: int, *, owner: str, now: datetime | None = None) -> ProofRun |
 
 
 def _outcome(work: _Work) -> Outcome:
-    """What is to be said of it. Only LeaseLost comes out."""
+    """What is to be said of it. Only LeaseLost comes out. What was found before it ended early is not kept quiet."""
+    outcome = _tried(work)
+    return outcome if outcome.state in ("passed", "failed") or not _failing(work) else _judged(work, [outcome.error])
+
+
+def _tried(work: _Work) -> Outcome:
     try:
         return _climb(work)
     except LeaseLost:
@@ -144,11 +149,15 @@ def _climb(work: _Work) -> Outcome:
 
 def _judged(work: _Work, troubles: list[str]) -> Outcome:
     """Damage that was found counts, whatever else could not be learned."""
-    failed = [one["artifact"] for one in work.findings if one["status"] == "fail"]
-    if failed:
-        names = ", ".join(dict.fromkeys(failed))
+    if failed := _failing(work):
+        names = ", ".join(failed)
         return Outcome("failed", " ".join([f"Not as the manifest says: {names}.", *troubles]))
     return Outcome("unknown", " ".join(troubles)) if troubles else Outcome("passed")
+
+
+def _failing(work: _Work) -> list[str]:
+    """The artifacts that were found to be damaged."""
+    return list(dict.fromkeys(one["artifact"] for one in work.findings if one["status"] == "fail"))
 
 
 def _one(

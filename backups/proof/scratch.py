@@ -39,9 +39,7 @@ def remove(path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def leftovers(going: set[int]) -> list[Path]:
-    """Directories of proofs that nobody works on."""
+def leftovers() -> list[Path]:
+    """The directories of proofs that are there; their names begin with the proof's number."""
     root = scratch_root()
-    if not root.is_dir():
-        return []
-    return [path for path in root.iterdir() if path.name.partition("-")[0] not in {str(pk) for pk in going}]
+    return list(root.iterdir()) if root.is_dir() else []

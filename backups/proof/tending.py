@@ -53,9 +53,10 @@ def tend_proofs(now: datetime | None = None) -> Tended:
         if wants_sending(proof, now):
             send(proof, now=now)
             sent += 1
-    # A worker of another name space of processes may still use its own: only those that no live lease names go.
-    going = set(ProofRun.objects.filter(state="running").values_list("pk", flat=True))
-    swept = leftovers(going)
+    # Looked at before the rows are: a proof is running before it makes its directory, so a new one is never swept.
+    there = leftovers()
+    going = {str(pk) for pk in ProofRun.objects.filter(state="running").values_list("pk", flat=True)}
+    swept = [path for path in there if path.name.partition("-")[0] not in going]
     for path in swept:
         remove(path)
     return Tended(again, given_up, sent, len(swept))

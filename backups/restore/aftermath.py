@@ -19,6 +19,7 @@ from django.db.models import F
 
 from backups.catalogue import rebuild
 from backups.engine import commit
+from backups.engine.expiry import UNDO_TIME
 from backups.engine.recover import committed_set
 from backups.errors import RestoreFailed
 from backups.machines import PROOF, RECORD, RESTORE
@@ -156,6 +157,12 @@ def _abort_restores(reason: str, now: datetime) -> Iterator[str]:
             ended = _end(restore, "failed", RESTORE, RestoreEvent, reason, now, changes)
         if ended:
             yield restore.name
+
+
+def put_off_deletions(now: datetime) -> int:
+    """A day again for every set that was marked when the backup was taken: that it was pinned since is not known."""
+    marked = BackupRecord.objects.filter(state="expiring", expires_at__lt=now + UNDO_TIME)
+    return marked.update(expires_at=now + UNDO_TIME)
 
 
 def _end(

@@ -11,6 +11,7 @@ import fcntl
 import json
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 
 FORMAT = 1
 KEPT_DAYS = 90
+_SCRAPS_SECONDS = 86400
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
 #: States after which nothing is left to be done.
 FINISHED = frozenset({"done", "rolled_back", "failed", "refused", "cancelled"})
@@ -213,6 +215,9 @@ def set_aside(name: str) -> None:
 def prune(now: datetime) -> int:
     """Remove journals of restores that ended long ago; how many. What is unfinished or unreadable stays."""
     removed = 0
+    for path in folder().glob(".*"):  # of a process that was killed while it wrote or looked
+        if now.timestamp() - path.stat().st_mtime > _SCRAPS_SECONDS:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     for path in folder().glob("*.json"):
         if now.timestamp() - path.stat().st_mtime < KEPT_DAYS * 86400 or path.name.startswith("."):
             continue

@@ -254,6 +254,7 @@ def _finish(journal: Journal, now: datetime, say: Callable[[str], None]) -> Offl
     aftermath.raise_fences()
     step_reached("offline_fenced")
     aborted = aftermath.abort_runs(reason, now)
+    aftermath.put_off_deletions(now)
     step_reached("offline_aborted")
     say("looking for restore points that are newer than it")
     catalogued, warnings = aftermath.rebuild_catalogues(now)

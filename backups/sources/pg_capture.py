@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import psycopg
@@ -19,6 +20,8 @@ from .pg_load import MAGIC
 from .programs import Program
 
 _CORES = 4
+_CANCEL_SECONDS = 3.0
+_WAIT_SECONDS = 0.2
 
 
 class PostgresCapture(Capture):
@@ -81,16 +84,19 @@ class PostgresCapture(Capture):
         if self._program is not None:
             self._program.end()
         if self._counter.is_alive():
-            self._counter.join(10)
+            self._counter.join(_CANCEL_SECONDS)
         if self._connection is not None:
             self._connection.close()
+        if self._counter.is_alive():
+            self._counter.join(_CANCEL_SECONDS)
 
     def interrupt(self) -> None:
         self._interrupted = True
         if self._program is not None:
             self._program.interrupt()
         if self._counter.is_alive() and self._connection is not None:
-            self._connection.cancel_safe(timeout=5)
+            with suppress(psycopg.Error):  # a server that is gone or frozen: closing the connection ends it, too
+                self._connection.cancel_safe(timeout=_CANCEL_SECONDS)
 
     def chunks(self) -> Iterator[bytes]:
         assert self._program is not None  # noqa: S101
@@ -116,8 +122,13 @@ class PostgresCapture(Capture):
             )
         if not self._at_once and not self._interrupted:
             self._counter.start()
-        if self._counter.is_alive():
-            self._counter.join()
+        while self._counter.is_alive() and not self._interrupted:
+            self._counter.join(_WAIT_SECONDS)
+        if self._interrupted:
+            if self._counter.is_alive():
+                self._counter.join(_CANCEL_SECONDS)
+            if self._counter.is_alive() or self._failure is None:
+                self._fail("it was stopped before its end")
         if self._failure is not None or not self._contents:
             self._fail(f"counting failed at {self._at_table}: {self._failure or 'see the log'}")
         return self._captured(self._programs)

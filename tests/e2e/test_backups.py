@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -72,8 +73,35 @@ def open_newest(stack: Stack, page: Any) -> str:
     return name
 
 
+def memory(stack: Stack, replace_by: list[dict[str, Any]] | None = None) -> list[dict[str, Any]]:
+    """The records in the sample service's memory; with ``replace_by`` those are put in their place first."""
+    issued = stack.manage("token", "--role", "AI Bridge/Tech Lead", "--subject", "keeper").stdout.strip()
+
+    def ask(path: str, body: bytes | None = None) -> bytes:
+        headers = {"Authorization": f"Bearer {issued}"}
+        request = urllib.request.Request(stack.sample_url + path, data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return bytes(answer.read())
+
+    if replace_by is not None:
+        ask("/vectors/import?mode=replace", b"".join(json.dumps(one).encode() + b"\n" for one in replace_by))
+    return [json.loads(line) for line in ask("/vectors/export").splitlines()]
+
+
+def remembered(count: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": f"memory-{number:03}", "text": f"what was said {number}", "metadata": {"number": number},
+            "embedding": [float(number % 7) + 1.0, *([0.5] * 383)],
+        }
+        for number in range(count)
+    ]  # fmt: skip
+
+
 def test_a_backup_is_run_watched_drilled_and_one_part_of_it_restored(backed_up: Stack, page: Any) -> None:
     stack = backed_up
+    saved = memory(stack, replace_by=remembered(25))
+    assert len(saved) == 25
     page.goto(f"{stack.web_url}{HISTORY}")
     page.get_by_role("link", name="Run a backup now").first.click()
     page.locator("#modal-content textarea[name=reason]").fill("the browser test")
@@ -103,6 +131,7 @@ def test_a_backup_is_run_watched_drilled_and_one_part_of_it_restored(backed_up: 
     part.get_by_text("Copied.").wait_for()
     assert page.evaluate("navigator.clipboard.readText()").startswith("set -o pipefail; cat ")
 
+    assert len(memory(stack, replace_by=remembered(2))) == 2
     act(page, "restore")
     page.wait_for_url(re.compile(r"/backups/restore/\d+/$"))
     ticked = page.locator("input[name=parts]:checked").evaluate_all("all => all.map((one) => one.value)")
@@ -120,6 +149,7 @@ def test_a_backup_is_run_watched_drilled_and_one_part_of_it_restored(backed_up: 
     page.wait_for_url(re.compile(r"/restorerecord/\d+/change/"))
     until_state(page, "#zt-restore", "done", RUN_SECONDS)
     page.get_by_text("It is restored, and the system is well.").wait_for()
+    assert memory(stack) == saved
     assert page.locator("#zt-restore .zt-way-done").count() == 9
 
 

@@ -136,6 +136,18 @@ def test_an_attempt_that_will_be_repeated_is_told_and_not_waited_for_here(
     assert "(attempt 2)" in called.out
 
 
+def test_ctrl_c_leaves_the_run_to_its_worker(call: Call, plan: BackupPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    from backups.cli import output
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(output.Output, "follow", interrupted)
+    called = call("backup", "run")
+    assert (called.code, called.err) == (130, "Interrupted. What a worker has begun goes on.\n")
+    assert BackupRecord.objects.get().state == "queued"
+
+
 def test_progress_on_a_terminal_is_a_bar_and_in_a_pipe_are_lines(
     plan: BackupPlan, data_dir: Path, tmp_path: Path
 ) -> None:

@@ -137,6 +137,7 @@ def test_retention_looks_at_the_plan_after_each_run(tmp_path: Path, plan: Backup
     proving.after_run(record)
     old.refresh_from_db()
     assert old.state == "expiring"
+    assert TargetState.objects.get(target=plan.target).reachable
 
 
 def test_the_drill_schedule_asks_for_the_newest_whole_set(tmp_path: Path, plan: BackupPlan) -> None:

@@ -533,7 +533,12 @@ def test_old_journals_are_pruned_but_not_what_is_unfinished(living: Living) -> N
 
     done, waiting = living.restore(), living.ask()
     begin.new_journal(waiting, clock.now())
+    (journals.folder() / ".preview-x").mkdir()
+    (journals.folder() / f".{done.name}.json.7").touch()
+    assert journals.prune(clock.now()) == 0
+    assert len(list(journals.folder().glob(".*"))) == 2
     assert journals.prune(clock.now() + timedelta(days=89)) == 0
+    assert list(journals.folder().glob(".*")) == []
     assert journals.prune(clock.now() + timedelta(days=91)) == 1
     assert journals.load(done.name) is None
     assert journals.load(waiting.name) is not None

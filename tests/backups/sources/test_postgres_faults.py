@@ -125,6 +125,45 @@ def test_a_server_that_dies_in_the_middle_is_no_capture(own_server: Address, at_
             capture.finish()
 
 
+def test_an_interruption_between_dump_and_count_is_no_capture(live: Address) -> None:
+    with PostgresCapture(live, at_once=False) as capture:
+        b"".join(capture.chunks())
+        capture.interrupt()
+        with pytest.raises(CaptureFailed):
+            capture.finish()
+
+
+@pytest.mark.parametrize("during", ["stream", "count", "finish"])
+def test_a_frozen_server_does_not_hold_up_an_interruption(own_server: Address, during: str) -> None:
+    run(own_server, "CREATE TABLE wide AS SELECT n, repeat(md5(n::text), 50) AS text FROM generate_series(1, 60000) n")
+    server = psutil.Process(postmaster(own_server))
+    threads = threading.active_count()
+    frozen: list[psutil.Process] = []
+
+    def freeze() -> None:
+        frozen.extend([server, *server.children()])
+        for process in frozen:
+            process.suspend()
+
+    try:
+        with PostgresCapture(own_server, at_once=during == "count") as capture:
+            chunks = capture.chunks()
+            next(chunks)
+            if during == "finish":
+                b"".join(chunks)
+            freeze()
+            threading.Timer(0.3, capture.interrupt).start()
+            began = time.monotonic()
+            with pytest.raises(CaptureFailed, match="was stopped before its end"):
+                capture.finish() if during == "finish" else b"".join(chunks)
+        assert frozen
+        assert time.monotonic() - began < 15
+    finally:
+        for process in frozen:
+            process.resume()
+    assert threading.active_count() <= threads
+
+
 def test_a_counting_session_that_is_ended_by_somebody_is_no_capture(live: Address) -> None:
     with PostgresCapture(live, at_once=False) as capture:
         for _ in capture.chunks():
