@@ -37,7 +37,7 @@ TAIL_BYTES = 4096
 POLL_SECONDS = 0.1
 #: The stack's children that nothing here may stop: the broker, and the worker that carries the restore out.
 NEVER_HELD = frozenset({"redis", "bootstrap", "worker-proof"})
-_CREDENTIAL = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|_KEY$|^ZANTARA_DATABASE_URL|^ZANTARA_DRILL_")
+_CREDENTIAL = re.compile(r"SECRET|TOKEN|PASSWORD|PASSWD|_KEY$|^ZANTARA_(DATABASE|REDIS)_URL|^ZANTARA_DRILL_")
 
 
 def split_command(text: str, what: str) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 import structlog
+from django.db import InterfaceError, OperationalError
 
 from backups.errors import Cancelled, CaptureFailed, Damaged, StorageRefused, StorageUnavailable
 from backups.manifest import Manifest, ManifestArtifact
@@ -34,6 +35,10 @@ log = structlog.get_logger(__name__)
 _ENDS_ALL = (LeaseLost, Cancelled, StorageUnavailable, StorageRefused, Damaged)
 
 
+#: What may be over in a minute: whoever did not answer, our own database included.
+PASSING = (Unavailable, OperationalError, InterfaceError)
+
+
 @dataclass
 class Attempt:
     """What the parts of one attempt share."""
@@ -52,7 +57,7 @@ class SourcesFailed(ZantaraError):
 
     def __init__(self, failures: Mapping[str, BaseException]) -> None:
         super().__init__(" ".join(f"{name}: {say(error)}" for name, error in failures.items()))
-        self.passing = all(isinstance(error, Unavailable) for error in failures.values())
+        self.passing = all(isinstance(error, PASSING) for error in failures.values())
 
 
 def say(error: BaseException) -> str:

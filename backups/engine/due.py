@@ -47,19 +47,29 @@ def start_missed(now: datetime) -> list[BackupRecord]:
     """The latest run of each plan that beat has not asked for, once. Earlier ones are past."""
     begun = []
     for plan in _plans().filter(enabled=True, schedule__enabled=True):
-        due = beat.due_at(plan, now)
-        if due is None or now - due < MISSED_AFTER or due <= _counts_from(plan):
-            continue
-        if BackupRecord.objects.filter(plan=plan, scheduled_for=due).exists():
-            continue
         try:
-            record = _start(plan, due, now)
-        except Refused as refused:  # a plan without sources: its page says so, and there is nothing to start
-            log.warning("missed_run_not_started", plan=plan.name, why=str(refused))
+            record = _start_if_missed(plan, now)
+        except Exception:  # a plan that breaks keeps neither the others nor the rest of the tick from their turn
+            log.exception("missed_run_not_looked_for", plan=plan.name)
             continue
         if record is not None:
             begun.append(record)
     return begun
+
+
+def _start_if_missed(plan: BackupPlan, now: datetime) -> BackupRecord | None:
+    due = beat.due_at(plan, now)
+    if due is None or now - due < MISSED_AFTER or due <= _counts_from(plan):
+        return None
+    if BackupRecord.objects.filter(plan=plan, scheduled_for=due).exists():
+        return None
+    try:
+        return _start(plan, due, now)
+    except Refused as refused:  # a plan without sources: there is no run that could fail, and somebody must hear of it
+        log.warning("missed_run_not_started", plan=plan.name, why=str(refused))
+        if now - due > LATE_AFTER:
+            _tell(plan, due, now, begun=False, why=str(refused))
+        return None
 
 
 def tell_of_waiting(now: datetime) -> None:
@@ -81,13 +91,13 @@ def _start(plan: BackupPlan, due: datetime, now: datetime) -> BackupRecord | Non
     return record
 
 
-def _tell(plan: BackupPlan, due: datetime, now: datetime, *, begun: bool) -> None:
+def _tell(plan: BackupPlan, due: datetime, now: datetime, *, begun: bool, why: str = "") -> None:
     state = PlanState.objects.get_or_create(plan=plan)[0]
     if state.missed_noticed_for is not None and state.missed_noticed_for >= due:
         return
     state.missed_noticed_for = due
     state.save(update_fields=["missed_noticed_for"])
-    notices.tell_missed(plan, due, now - due, begun=begun)
+    notices.tell_missed(plan, due, now - due, begun=begun, why=why)
 
 
 def _counts_from(plan: BackupPlan) -> datetime:

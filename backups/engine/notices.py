@@ -47,9 +47,9 @@ def tell_hard_won(record: BackupRecord) -> None:
     )
 
 
-def tell_missed(plan: BackupPlan, scheduled_for: datetime, late: timedelta, *, begun: bool) -> None:
+def tell_missed(plan: BackupPlan, scheduled_for: datetime, late: timedelta, *, begun: bool, why: str = "") -> None:
     minutes = round(late.total_seconds() / 60)
-    body = (
+    body = why or (
         f"It was begun {minutes} minutes late."
         if begun
         else f"It has not begun after {minutes} minutes: see that a worker of the queue “work” and the scheduler run."

@@ -21,11 +21,11 @@ from backups.models import BackupEvent, BackupRecord
 from backups.storage import open_target
 from backups.storage.base import Storage
 from controlplane.kernel import clock, leases, transitions
-from controlplane.kernel.errors import LeaseLost, Unavailable, ZantaraError
+from controlplane.kernel.errors import LeaseLost, ZantaraError
 from controlplane.kernel.leases import Lease
 
 from . import commit
-from .capture import Attempt, SourcesFailed, capture_all, make_manifest, say, scratch_root
+from .capture import PASSING, Attempt, SourcesFailed, capture_all, make_manifest, say, scratch_root
 from .fence import LEASE_SECONDS, Fence, FencedStorage
 from .naming import new_set_id
 from .progress import Progress
@@ -129,7 +129,7 @@ def _leave(storage: Storage | None, record: BackupRecord) -> None:
 
 def _end_badly(record: BackupRecord, error: Exception, *, lease: Lease, undone: bool) -> None:
     now, text = clock.now(), say(error)
-    passing = isinstance(error, Unavailable | Damaged)
+    passing = isinstance(error, (*PASSING, Damaged))
     if isinstance(error, SourcesFailed):
         # At the first run of all, services may still be starting.
         passing = error.passing or record.trigger == BackupRecord.Trigger.FIRST

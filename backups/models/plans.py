@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 from simple_history.models import HistoricalRecords
@@ -61,6 +62,21 @@ class StorageTarget(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Sets do not follow a bucket's name: looked for elsewhere, each would seem damaged, and be “deleted” there.
+
+        A directory may move: it carries a mark, and without it nothing is believed to be missing.
+        """
+        where = ("kind", "bucket", "prefix")
+        before = StorageTarget.objects.filter(pk=self.pk).values(*where).first() if self.pk else None
+        if before is None or all(getattr(self, name) == before[name] for name in where):
+            return
+        if self.records.exclude(prefix="").exclude(state="deleted").exists():
+            raise ValidationError(
+                "This target holds sets, so its kind, bucket and prefix stay. Make another target for the new place; "
+                "“manage.py backup rebuild-catalogue” finds the sets that were moved there."
+            )
 
 
 class BackupSource(models.Model):
