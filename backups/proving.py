@@ -10,6 +10,7 @@ from controlplane.kernel.errors import Refused
 from .engine.expiry import expire_plan
 from .models import BackupRecord, ProofRun
 from .proof.requests import request_proof
+from .standing import SKEW
 from .storage.state import check_target
 
 log = structlog.get_logger(__name__)
@@ -33,7 +34,9 @@ def after_run(record: BackupRecord) -> None:
 
 def drill_newest(plan_id: int) -> ProofRun | None:
     """Ask for a drill of the plan's newest restore point; None where there is none, or one is under way."""
-    records = BackupRecord.objects.filter(plan_id=plan_id, plan__enabled=True, state="committed", only_sources=[])
+    records = BackupRecord.objects.filter(
+        plan_id=plan_id, plan__enabled=True, state="committed", only_sources=[], committed_at__lte=clock.now() + SKEW
+    )
     record = records.order_by("-committed_at").first()
     return _request(record, ProofRun.Trigger.SCHEDULE) if record is not None else None
 

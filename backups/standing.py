@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from django.db.models import OuterRef, Subquery
+
+from controlplane.kernel import clock
 
 from .models import Artifact, BackupPlan, BackupRecord, StorageTarget, TargetState
 
 #: States of a set that is in the store.
 PRESENT = ("committed", "expiring")
+#: The clocks of two machines may differ by this much.
+SKEW = timedelta(minutes=5)
 
 
 @dataclass
@@ -26,9 +30,10 @@ class Proof:
 
 
 def plans() -> list[tuple[BackupPlan, BackupRecord | None]]:
-    """The enabled plans, each with its newest whole set."""
+    """The enabled plans, each with its newest whole set. One from the future (a clock was wrong) is not the newest."""
+    made = BackupRecord.objects.filter(committed_at__lte=clock.now() + SKEW)
     newest = (
-        BackupRecord.objects.filter(plan_name=OuterRef("name"), state__in=PRESENT, only_sources=[])
+        made.filter(plan_name=OuterRef("name"), state__in=PRESENT, only_sources=[])
         .order_by("-committed_at")
         .values("pk")[:1]
     )

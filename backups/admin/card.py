@@ -8,7 +8,7 @@ from typing import Any
 from django.urls import reverse
 
 from backups import keys
-from backups.models import Artifact, BackupPlan, BackupRecord, ProofRun, TargetState
+from backups.models import Artifact, BackupPlan, BackupRecord, ProofRun, StorageTarget, TargetState
 from controlplane.console.base import Tone, badge, human_bytes, since
 from controlplane.kernel import clock
 from controlplane.kernel.registry import Card, SetupStep
@@ -97,6 +97,10 @@ def _drilled() -> bool:
     return bool(ProofRun.objects.filter(level=3, state="passed").exists())
 
 
+def _is_elsewhere() -> bool:
+    return bool(BackupPlan.objects.filter(enabled=True, target__kind=StorageTarget.Kind.S3).exists())
+
+
 STEPS = (
     SetupStep(
         name="backups.recovery_key",
@@ -112,5 +116,12 @@ STEPS = (
         url=lambda: reverse("admin:backups_proofrun_changelist"),
         help="The newest backup is restored into scratch and compared with what was saved. It is asked for by itself "
         "after the first backup.",
+    ),
+    SetupStep(
+        name="backups.elsewhere",
+        label="Store sets elsewhere",
+        is_done=_is_elsewhere,
+        url=lambda: reverse("admin:backups_storagetarget_changelist"),
+        help="Every plan stores on this machine: that survives a mistake, not a fire. Add a bucket and use it.",
     ),
 )

@@ -100,6 +100,7 @@ def _plan_is_busy(record: BackupRecord) -> bool:
 
 def _attempt(record: BackupRecord, lease: Lease) -> None:
     """To the end, whatever it is. Only LeaseLost comes out."""
+    prefix = record.prefix  # our own: a row that was read again after a lost race names another attempt's
     with Fence(lease) as fence:
         storage: Storage | None = None
         try:
@@ -108,23 +109,23 @@ def _attempt(record: BackupRecord, lease: Lease) -> None:
             manifest = make_manifest(attempt, capture_all(attempt), clock.now())
             _commit(attempt, manifest)
         except LeaseLost:
-            _leave(storage, record)
+            _leave(storage, record, prefix)
             raise
         except _Undecided as undecided:
             log.warning("commit_undecided", backup=record.name, why=str(undecided))
         except Cancelled:
-            commit.cancelled(record, lease=lease, now=clock.now(), undone=_undo(storage, record))
+            commit.cancelled(record, lease=lease, now=clock.now(), undone=_undo(storage, prefix))
         except Exception as error:  # a defect of ours or of a source ends the run; it must not leave it running
             if not isinstance(error, ZantaraError):
                 log.exception("backup_broke", backup=record.name)
-            _end_badly(record, error, lease=lease, undone=_undo(storage, record))
+            _end_badly(record, error, lease=lease, undone=_undo(storage, prefix))
 
 
-def _leave(storage: Storage | None, record: BackupRecord) -> None:
+def _leave(storage: Storage | None, record: BackupRecord, prefix: str) -> None:
     """The run is another's. As long as its row names our set, the new owner judges that; else it is ours to remove."""
     now = BackupRecord.objects.filter(pk=record.pk).values_list("state", "prefix").first()
-    if now is None or now[1] != record.prefix or now[0] in ("failed", "cancelled"):
-        _undo(storage, record)
+    if now is None or now[1] != prefix or now[0] in ("failed", "cancelled"):
+        _undo(storage, prefix)
 
 
 def _end_badly(record: BackupRecord, error: Exception, *, lease: Lease, undone: bool) -> None:
@@ -139,14 +140,14 @@ def _end_badly(record: BackupRecord, error: Exception, *, lease: Lease, undone: 
         commit.failed(record, text, lease=lease, now=now, undone=undone)
 
 
-def _undo(storage: Storage | None, record: BackupRecord) -> bool:
+def _undo(storage: Storage | None, prefix: str) -> bool:
     """Whether nothing of the attempt is left in the store. What is left now, later ticks take back."""
     if storage is None:
         return True  # it never came to writing
     try:
-        undo_objects(storage, record.prefix)
+        undo_objects(storage, prefix)
     except (ZantaraError, OSError) as error:
-        log.warning("objects_left_behind", backup=record.name, prefix=record.prefix, why=str(error))
+        log.warning("objects_left_behind", prefix=prefix, why=str(error))
         return False
     return True
 
@@ -187,7 +188,7 @@ def _commit(attempt: Attempt, manifest: Manifest) -> None:
         commit.committed(record, manifest, manifest_sha256(document), lease=lease)
     except LeaseLost:
         raise
-    except Exception as error:  # the set exists: whatever goes wrong now (the database, a time limit) takes nothing back
+    except Exception as error:  # the set exists: what goes wrong now (the database, a time limit) takes nothing back
         raise _Undecided(say(error)) from error
 
 

@@ -21,7 +21,7 @@ from controlplane.kernel.errors import Refused
 
 from .base import Capture, Captured, Finding, Place, Restorer, SettingField, Source
 from .programs import CHUNK_BYTES
-from .userdata_restore import UserDataRestorer, compare_entries, compare_with_scratch
+from .userdata_restore import UserDataRestorer, compare_entries, compare_with_scratch, noting
 from .userdata_rows import entries_of, line_of, load, models_of, read_rows, rows_of, scratch_database
 
 DEFAULT_LABELS = ("auth.Group", "auth.User", "ratelimits.RateLimitProfile")
@@ -148,9 +148,10 @@ class UserDataSource(Source):
         path = place.path / "scratch.sqlite3"
         models = self.models
         try:
+            fields: dict[str, set[str]] = {}
             with scratch_database(path, models) as alias:
-                load(read_rows(chunks), using=alias)
-            return compare_with_scratch(path, models, expectations)
+                load(noting(read_rows(chunks), fields), using=alias)
+            return compare_with_scratch(path, models, expectations, fields)
         except Damaged as error:
             return [Finding("fail", error.message)]
 

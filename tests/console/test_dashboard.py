@@ -256,7 +256,7 @@ def test_the_card_of_the_queues_says_what_waits_and_how_long(redis_url: str, mon
     monkeypatch.setattr(clock, "now", lambda: NOON)
     heartbeat.apply_async(queue="work")
     monkeypatch.setattr(clock, "now", lambda: NOON + timedelta(seconds=90))
-    engine, work = work_now()["queues"]
+    engine, work, _proof = work_now()["queues"]
     assert (engine["length"], engine["oldest"], engine["badge"]) == (0, "–", "")
     assert (work["length"], work["oldest"]) == (1, "1 min 30 s")
     assert "Waits long" in work["badge"]

@@ -22,7 +22,7 @@ from redis.retry import Retry
 from controlplane.console.base import human_bytes, human_seconds, relative_text
 from controlplane.kernel import clock
 
-QUEUES = ("engine", "work")
+QUEUES = ("engine", "work", "proof")
 #: Each question to Redis. The page makes one connection and one round trip, so it stays below a second.
 REDIS_TIMEOUT_SECONDS = 0.25
 NOT_REACHABLE = "not reachable"

@@ -76,6 +76,9 @@ def make_record(
         "manifest_sha256": "ab" * 32 if committed else "",
         "keep_reasons": ["within 30 days"] if state == "committed" else [],
     }
+    if state == "running":
+        alive = clock.now() + timedelta(seconds=60)
+        defaults |= {"lease_owner": "worker", "lease_token": 1, "lease_expires_at": alive}
     record = BackupRecord.objects.create(plan=plan, state=state, **{**defaults, **columns})
     BackupEvent(subject=record, at=at, from_state="queued", to_state="queued", reason="requested (schedule)").save()
     if state != "queued":

@@ -236,6 +236,25 @@ def test_the_steps_of_the_setup_are_done_once_the_key_is_away_and_a_drill_has_pa
         aside.rename(file)
 
 
+def test_sets_are_elsewhere_once_an_enabled_plan_stores_in_a_bucket_and_somebody_hears_once_there_is_a_channel(
+    db: None,
+) -> None:
+    from controlplane.notifications.models import Channel
+
+    elsewhere, channel = setup_steps.get("backups.elsewhere"), setup_steps.get("notifications.channel")
+    plan = rows.make_plan()
+    assert (elsewhere.is_done(), channel.is_done()) == (False, False)
+    plan.target = StorageTarget.objects.create(name="bucket", kind="s3", bucket="b-b")
+    plan.save()
+    assert elsewhere.is_done()
+    made = Channel.objects.create(name="hook", address="https://127.0.0.1/x", active=False)
+    assert not channel.is_done()
+    made.active = True
+    made.save()
+    assert channel.is_done()
+    assert channel.url() == "/admin/notifications/channel/"
+
+
 @pytest.mark.parametrize("group", ["Viewer", "Operator", "Administrator", ""])
 def test_the_sidebar_shows_the_room_to_whoever_may_look(redis_url: str, db: None, group: str) -> None:
     page = signed_in(person(group)).get("/admin/")

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from backups import keys
-from backups.engine.capture import scratch_root
 from backups.manifest import COMMIT, load_set
 from backups.models import BackupRecord, StorageTarget
 from backups.storage import open_target
@@ -77,10 +76,6 @@ def left_over(target: StorageTarget) -> list[str]:
     found = [prefix for prefix in prefixes(target) if prefix not in kept]
     found += [upload.key for upload in open_target(target).uploads("sets/")]
     return found
-
-
-def scratch() -> list[Path]:
-    return list(scratch_root().iterdir()) if scratch_root().is_dir() else []
 
 
 def start_worker(action: str, pk: int, *options: str, kill_at: str = "", proof: Path | None = None) -> Any:

@@ -16,6 +16,7 @@ import pytest
 
 from backups import keys
 from backups.engine import commit, fence, progress
+from backups.engine.capture import scratch_root
 from backups.engine.recover import tend_backups
 from backups.engine.requests import request_backup, request_cancel
 from backups.engine.run import run_backup
@@ -219,7 +220,8 @@ def test_runs_of_one_plan_take_turns(tmp_path: Path) -> None:
 
 def assert_it_left_nothing(record: BackupRecord) -> None:
     assert seeing.left_over(record.target) == []
-    assert seeing.scratch() == []
+    assert record.set_id is not None
+    assert not (scratch_root() / str(record.set_id)).exists()
     assert not Artifact.objects.filter(record=record).exists()
     assert record.prefix == ""
 

@@ -11,7 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import OperationalError
 from django_celery_beat.models import PeriodicTask
 
-from backups import beat, keys, metrics
+from backups import beat, keys, metrics, standing
 from backups.catalogue import rebuild
 from backups.engine import commit, due, expiry, facts
 from backups.engine.progress import Progress
@@ -19,6 +19,7 @@ from backups.engine.recover import recover, tend_backups
 from backups.engine.requests import request_backup
 from backups.engine.run import run_backup
 from backups.models import BackupPlan, BackupRecord
+from backups.proving import drill_newest
 from backups.restore import aftermath
 from backups.storage import open_target
 from controlplane.kernel import clock
@@ -217,3 +218,15 @@ def test_a_target_that_holds_sets_cannot_be_pointed_at_another_bucket(tmp_path: 
 
     BackupRecord.objects.filter(pk=record.pk).update(state="deleted")
     target.full_clean()
+
+
+def test_a_set_from_the_future_hides_neither_an_old_backup_nor_its_drill(tmp_path: Path) -> None:
+    now = clock.now()
+    plan = factories.files_plan(tmp_path)
+    sized(plan, now + timedelta(days=3650), 1000)
+    real = sized(plan, now - timedelta(days=9), 1000)
+
+    assert [(one.name, newest) for one, newest in standing.plans()] == [(plan.name, real)]
+    proof = drill_newest(plan.pk)
+    assert proof is not None
+    assert proof.record == real

@@ -69,11 +69,15 @@ def test_two_requests_at_once_for_one_time_make_one_run(plan: BackupPlan) -> Non
     assert BackupRecord.objects.filter(plan=plan).count() == 1
 
 
+@pytest.mark.parametrize("believes", ["--pause", "--pause-believing"])
 @pytest.mark.parametrize("step", ["running", "streaming", "source_stored", "manifest_signed", "commit_fenced"])
-def test_a_worker_that_wakes_after_its_lease_writes_nothing(step: str, tmp_path: Path, plan: BackupPlan) -> None:
+def test_a_worker_that_wakes_after_its_lease_leaves_nothing_in_the_store_or_the_row(
+    step: str, believes: str, tmp_path: Path, plan: BackupPlan
+) -> None:
+    """``--pause-believing``: it still trusts its last renewal, so that only the row's token can stop it."""
     earlier = factories.committed_set(tmp_path, plan=plan)
     record = requested(plan)
-    with seeing.worker("run", record.pk, "--pause", kill_at=step, proof=tmp_path / "stopped") as process:
+    with seeing.worker("run", record.pk, believes, kill_at=step, proof=tmp_path / "stopped") as process:
         seeing.wait_until_stopped(process.pid)
         assert (tmp_path / "stopped").read_text() == step
         record.refresh_from_db()
@@ -86,6 +90,7 @@ def test_a_worker_that_wakes_after_its_lease_writes_nothing(step: str, tmp_path:
         before = (record.state, record.attempt, record.prefix, record.manifest_sha256, record.lease_token)
         assert before[:2] == ("committed", 2)
 
+        time.sleep(0.3)  # longer than the one believes its last renewal, shorter than the other
         process.send_signal(signal.SIGCONT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
@@ -93,7 +98,9 @@ def test_a_worker_that_wakes_after_its_lease_writes_nothing(step: str, tmp_path:
     assert "run_given_up" in err
     record.refresh_from_db()
     assert (record.state, record.attempt, record.prefix, record.manifest_sha256, record.lease_token) == before
-    assert set(seeing.prefixes(record.target)) == {earlier.prefix, record.prefix}, f"something is left at {lost}"
+    assert set(seeing.prefixes(record.target)) == {earlier.prefix, record.prefix}, (
+        f"something is left at {lost}: {seeing.prefixes(record.target)}\n{err}"
+    )
     assert list(open_target(record.target).uploads("sets/")) == []
     assert seeing.restored_files(record) == CONTENTS
     assert seeing.restored_files(earlier) == CONTENTS

@@ -1,7 +1,8 @@
 """A worker in a process of its own, which a test may kill or stop: python -m tests.backups.engine.worker ACTION PK.
 
 ``--pause``: where it would be killed it stops (SIGSTOP) and goes on when it is woken; what it believed of its lease is
-then old at once. ``--wait``: it says ``ready`` and begins when it is told to.
+then old at once. ``--pause-believing``: it goes on believing it.
+``--wait``: it says ``ready`` and begins when it is told to.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ import django
 def main() -> None:
     django.setup()
     arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
-    if "--pause" in sys.argv:
-        _pause_instead()
+    if "--pause" in sys.argv or "--pause-believing" in sys.argv:
+        _pause_instead(believes_seconds=0.2 if "--pause" in sys.argv else 3600.0)
     if "--wait" in sys.argv:
         sys.stdout.write("ready\n")
         sys.stdout.flush()
@@ -28,12 +29,12 @@ def main() -> None:
     sys.stdout.write(json.dumps({"result": ACTIONS[action](pk)}) + "\n")
 
 
-def _pause_instead() -> None:
+def _pause_instead(*, believes_seconds: float) -> None:
     from backups import killpoints
     from backups.engine import fence
 
     killpoints.signal = SimpleNamespace(SIGKILL=signal.SIGSTOP)  # type: ignore[attr-defined]
-    fence._BELIEVED_SECONDS = 0.2
+    fence._BELIEVED_SECONDS = believes_seconds
 
 
 def _run(pk: int) -> str:

@@ -126,7 +126,9 @@ def test_keys_from_the_environment_come_first_and_none_are_made(tmp_path: Path) 
 
 
 @pytest.mark.parametrize(
-    "text", ["nonsense", "age1", "age1" + "q" * 58, "ssh-ed25519 AAAA", str(pyrage.x25519.Identity.generate())]
+    "text",
+    ["nonsense", "age1", "age1" + "q" * 58, "ssh-ed25519 AAAA", str(pyrage.x25519.Identity.generate())],
+    ids=["word", "prefix", "no checksum", "ssh", "a private one"],
 )
 def test_what_is_no_public_key_is_refused_and_not_shown(env: Env, text: str) -> None:
     with pytest.raises(ConfigurationError, match="not an age public key") as caught:

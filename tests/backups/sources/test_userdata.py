@@ -18,6 +18,7 @@ from django.db import connection
 from backups.errors import CaptureFailed, RestoreFailed
 from backups.sources.base import Place, Restorer
 from backups.sources.userdata import DEFAULT_LABELS, UserDataSource
+from backups.sources.userdata_rows import entries_of, line_of, read_rows
 from controlplane.kernel.errors import Refused
 from tests.backups.contracts.taking import Taken, assert_good, drill, failing, fresh, pieces, take
 
@@ -273,3 +274,21 @@ def test_stock_django_loads_the_stream(folder: Path, settings: Any) -> None:
     )  # fmt: skip
     assert answer.returncode == 0, answer.stderr.decode()[-2000:]
     assert answer.stdout.decode().splitlines()[-1] == "[('one', ['Operators']), ('two', [])]"
+
+
+def test_rows_of_a_release_that_lacked_a_field_still_prove_and_come_back(folder: Path) -> None:
+    rows = list(read_rows([take(source(), folder).data]))
+    for row in rows:
+        if row["model"] == "ratelimits.ratelimitprofile":
+            assert row["fields"].pop("note") is not None
+    data = "".join(line_of(row) + "\n" for row in rows).encode()
+    expectations = {"format": 1, "bytes": len(data), "models": entries_of(rows)}
+
+    assert_good(source().drill(pieces(data), expectations, Place(fresh(folder, "drill"), "token")))
+    restorer = source().restorer(Place(fresh(folder, "restore"), "token"))
+    restorer.prepare(pieces(data))
+    assert_good(restorer.validate(expectations))
+
+    rows[0]["fields"]["name"] = "Somebody else"
+    changed = "".join(line_of(row) + "\n" for row in rows).encode()
+    assert failing(source().drill(pieces(changed), expectations, Place(fresh(folder, "changed"), "token")))
