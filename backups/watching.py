@@ -51,6 +51,7 @@ def watch(now: datetime | None = None) -> Seen:
         except (ZantaraError, OSError) as error:
             log.warning("store_not_tidied", target=target.name, why=str(error))
     tell_of_old_proofs(now)
+    tell_of_silent_plans(now)
     return Seen(StorageTarget.objects.count(), unreachable, swept)
 
 
@@ -88,6 +89,15 @@ def tell_of_old_proofs(now: datetime) -> None:
         if newest is None or since is None or plan.name in impossible or now - since <= health.PROOF_WITHIN:
             continue
         notices.tell_overdue(plan, proven_at, now)
+
+
+def tell_of_silent_plans(now: datetime) -> None:
+    """Plans that are enabled while their row of beat is disabled or gone: no run is missed, for none is due."""
+    for plan, newest in standing.plans():
+        begins = plan.schedule is not None and plan.schedule.enabled
+        since = newest.committed_at if newest is not None and newest.committed_at else plan.created_at
+        if not begins and now - since > timedelta(hours=plan.rpo_hours):
+            notices.tell_silent(plan, now)
 
 
 def _first_committed(plan_name: str) -> datetime | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from backups.engine.expiry import expire_plan, preview_retention
 from backups.health import health_report
-from backups.models import BackupPlan, BackupRecord
+from backups.models import BackupPlan, BackupRecord, PlanState
 from controlplane.kernel import clock
 
 from . import exits, facts
@@ -65,7 +65,9 @@ def _would_prune(plan: BackupPlan, output: Output) -> list[dict[str, Any]]:
         for each in preview_retention(plan)
     ]
     rows = [["keep" if each["keep"] else "delete", each["name"], "; ".join(each["reasons"])] for each in judged]
-    output.line(f"plan {plan.name}:")
+    state = PlanState.objects.filter(plan=plan, retention_frozen_at__isnull=False).first()
+    frozen = f" FROZEN, nothing expires: {state.retention_frozen_reason}" if state else ""
+    output.line(f"plan {plan.name}:{frozen}")
     output.table(["", "restore point", "because"], rows, "  nothing is committed")
     return judged
 

@@ -125,6 +125,8 @@ class Output:
 
 def _why_it_waits(row: Any, seconds: float) -> str:
     """What to tell of a row that is queued for so long; nothing of one that has only just been put there."""
+    if row.due_at > clock.now() and not getattr(row, "attempt", 0):
+        return ""  # it is not its time yet
     if row.due_at > clock.now():
         return f"Attempt {row.attempt} did not succeed: {row.error} The next is at {row.due_at:%H:%M:%S} UTC."
     if seconds > NO_WORKER_SECONDS:

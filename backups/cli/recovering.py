@@ -30,7 +30,7 @@ def kit(options: Mapping[str, Any], output: Output) -> int:
     if not keys.write_once(path, make_kit()):
         raise Refused(f"{path} exists already.", remedy="Name another file with --output, or move it away.")
     output.document({"file": str(path.resolve())})
-    output.line(f"✓ {path} written. Keep it beside the recovery key; only together do they open anything.")
+    output.line(f"✓ {path} written. Keep kit and recovery key in two places: only together do they open anything.")
     return exits.DONE
 
 

@@ -64,6 +64,20 @@ def tell_missed(plan: BackupPlan, scheduled_for: datetime, late: timedelta, *, b
     )
 
 
+def tell_silent(plan: BackupPlan, now: datetime) -> None:
+    """Once a week, as long as nothing begins its runs and its last set is too old."""
+    year, week, _ = now.isocalendar()
+    notify(
+        "backup_missed",
+        key=f"backup_missed:{plan.name}:silent:{year}-W{week:02}",
+        title=f"The plan {plan.name} is enabled, and its schedule is not",
+        body=f"Its last set is older than {plan.rpo_hours} hours and nothing will begin another: enable its schedule "
+        "under Schedules (or save the plan with a time), or disable the plan.",
+        severity="warning",
+        link=f"/admin/backups/backupplan/{plan.pk}/change/",
+    )
+
+
 def tell_frozen(plan: BackupPlan, record: BackupRecord, reason: str) -> None:
     notify(
         "retention_frozen",

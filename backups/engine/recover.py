@@ -206,14 +206,19 @@ def _clean(pk: int, now: datetime) -> bool:
         return False
     record = BackupRecord.objects.select_related("target").get(pk=pk)
     try:
-        undo_objects(open_target(record.target), record.prefix)
+        storage = open_target(record.target)
+        whole = committed_set(storage, record) is not None
+        if not whole:
+            undo_objects(storage, record.prefix)
     except (StorageUnavailable, StorageRefused, ConfigurationError, Unavailable) as error:
         log.warning("objects_left_behind", backup=record.name, prefix=record.prefix, why=str(error))
         lease.release()
         return False
+    # A run that was given up while its store was away may have committed all the same: such a set stays.
+    done = "its set is whole and stays: `manage.py backup rebuild-catalogue` finds it" if whole else "is deleted"
     with transaction.atomic():
         lease.guarded_update(prefix="")
-        note(record, "what it had stored is deleted", actor=OWNER, now=now)
+        note(record, done if whole else f"what it had stored {done}", actor=OWNER, now=now)
     lease.release()
     return True
 

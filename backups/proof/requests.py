@@ -10,6 +10,7 @@ from django.db import transaction
 from django.db.models import Max
 
 from backups.engine import sending
+from backups.engine.events import note
 from backups.machines import PROOF
 from backups.models import BackupPlan, BackupRecord, ProofEvent, ProofRun
 from controlplane.kernel import clock, transitions
@@ -57,6 +58,8 @@ def request_proof(
             created_at=now, due_at=now,
         )  # fmt: skip
         ProofEvent(subject=proof, at=now, to_state="queued", actor=requested_by, reason=trigger).save()
+        if requested_by:
+            note(record, f"{ProofRun.Level(level).label} asked for", actor=requested_by, now=now)
         send(proof, now=now)
     return proof
 

@@ -10,6 +10,7 @@ import structlog
 from django.db import IntegrityError, transaction
 
 from backups.engine import sending
+from backups.engine.events import note as note_on_record
 from backups.errors import CannotRestore
 from backups.machines import RESTORE
 from backups.models import BackupRecord, RestoreEvent, RestoreRecord
@@ -63,6 +64,7 @@ def request_restore(
     with transaction.atomic():
         row = _create(columns, now)
         note(row, f"requested: {row.reason}", actor=row.requested_by, now=now)
+        note_on_record(record, f"restore {row.name} asked for: {row.reason}", actor=row.requested_by, now=now)
         if send:
             pk = row.pk
             transaction.on_commit(lambda: sending.send(RUN_TASK, pk, queue=QUEUE))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -156,14 +157,14 @@ class RedisSource(Source):
         return RedisCapture(self.link, scratch)
 
     def inspect(self, chunks: Iterator[bytes], expectations: Mapping[str, Any]) -> list[Finding]:
-        with tempfile.TemporaryDirectory(prefix="zantara-rdb-") as folder:
-            path = Path(folder) / self.file_name
-            with path.open("wb") as file:
-                problems = spool(chunks, file, expectations)
+        # A file without a name: a worker that is killed here leaves nothing readable behind.
+        with tempfile.TemporaryFile(prefix="zantara-rdb-") as file:
+            problems = spool(chunks, file, expectations)
             if problems:
                 return problems
+            file.flush()
             try:
-                said = check_rdb(path)
+                said = check_rdb(Path(f"/proc/{os.getpid()}/fd/{file.fileno()}"))
             except Damaged as error:
                 return [Finding("fail", error.message)]
         if expectations["databases"] is None:

@@ -89,7 +89,7 @@ def test_names_that_do_not_exist_are_refused_with_those_that_do(call: Call, plan
 
 
 def test_a_second_run_of_a_plan_is_refused_while_one_goes_on(call: Call, plan: BackupPlan) -> None:
-    going = factories.record_of(plan, state="running")
+    going = factories.record_of(plan, state="running", lease_expires_at=clock.now() + timedelta(minutes=1))
     called = call("backup", "run", "--here")
     assert called.code == 2
     assert called.err.startswith(f"{going.name} of the plan nightly is running: ")

@@ -25,6 +25,7 @@ from backups.storage import open_target
 from controlplane.kernel import clock
 from controlplane.notifications.models import Message
 from tests.backups import factories
+from tests.backups.engine import seeing
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -230,3 +231,15 @@ def test_a_set_from_the_future_hides_neither_an_old_backup_nor_its_drill(tmp_pat
     proof = drill_newest(plan.pk)
     assert proof is not None
     assert proof.record == real
+
+
+def test_a_run_that_was_given_up_keeps_its_set_where_it_had_committed_all_the_same(tmp_path: Path) -> None:
+    record = factories.committed_set(tmp_path)
+    prefix = record.prefix
+    # the store was away for a day when its worker died after COMMIT: the row was ended, its folder not judged
+    BackupRecord._base_manager.filter(pk=record.pk).update(state="failed", committed_at=None)
+    tend_backups(clock.now())
+    record.refresh_from_db()
+    assert (record.state, record.prefix) == ("failed", "")
+    assert prefix in seeing.prefixes(record.target)
+    assert "its set is whole and stays" in record.events.latest().reason

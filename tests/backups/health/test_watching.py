@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from backups import proving, tasks, watching
+from backups import beat, proving, tasks, watching
 from backups.models import Artifact, BackupPlan, BackupRecord, ProofRun, TargetState
 from backups.storage import open_target
 from controlplane.kernel import clock
@@ -172,3 +172,20 @@ def test_a_task_runs_a_backup_to_its_end(plan: BackupPlan) -> None:
 def test_no_task_that_may_take_hours_is_delivered_twice() -> None:
     for task in (tasks.run_backup, tasks.run_proof, tasks.run_restore):
         assert (task.acks_late, task.reject_on_worker_lost, task.time_limit) == (False, False, 86400)
+
+
+def test_an_enabled_plan_whose_schedule_was_disabled_is_told_of_once_a_week(tmp_path: Path, plan: BackupPlan) -> None:
+    task = beat.write_schedule(plan, beat.Times("0 2 * * *", "UTC", True))
+    plan.refresh_from_db()
+    later = clock.now() + timedelta(hours=plan.rpo_hours + 1)
+    watching.tell_of_silent_plans(later)
+    assert not Message.objects.filter(kind="backup_missed").exists()  # its runs will come
+    task.enabled = False
+    task.save()
+    watching.tell_of_silent_plans(clock.now())
+    assert not Message.objects.filter(kind="backup_missed").exists()  # its last set is young enough
+    watching.tell_of_silent_plans(later)
+    watching.tell_of_silent_plans(later + timedelta(minutes=5))
+    assert (
+        Message.objects.get(kind="backup_missed").title == f"The plan {plan.name} is enabled, and its schedule is not"
+    )
