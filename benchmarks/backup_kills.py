@@ -177,14 +177,14 @@ def pin(pk: int) -> None:
     keep(BackupRecord.objects.get(pk=pk), actor="benchmark", reason="restores go back to it")
 
 
-def delete(pk: int) -> str:
+def delete(pk: int, minutes: float) -> str:
     from backups.engine.deleting import begin, delete_set
     from backups.models import BackupRecord
 
     record = BackupRecord.objects.get(pk=pk)
     if record.state == "committed":
         begin(record, reason="benchmark", actor="benchmark", now=_now())
-    delete_set(pk, now=_now(3))
+    delete_set(pk, now=_now(minutes))
     return state_of(pk)
 
 
@@ -317,7 +317,7 @@ class Bench:
         else:
             state = "stuck"
         while (victim := forked(oldest, 6)) is not None:
-            forked(delete, victim)
+            forked(delete, victim, 0.1)
         if state != "committed":
             self.stuck += 1
             self.notes.append(f"backup {record}: {forked(state_of, record)}")
@@ -326,8 +326,8 @@ class Bench:
         victim = forked(oldest, 3)
         if victim is None:
             return
-        self.maybe_killed("deletion", delete, victim)
-        if not any(forked(delete, victim) == "deleted" for _ in range(3)):
+        self.maybe_killed("deletion", delete, victim, 0.1)
+        if not any(forked(delete, victim, later) == "deleted" for later in (3, 9, 15)):
             self.stuck += 1
             self.notes.append(f"deletion {victim}: {forked(state_of, victim)}")
 
@@ -405,7 +405,7 @@ def main(kills: int = KILLS, seed: int | None = None) -> None:
         forked(pin, first)
         second = forked(request, bench.plan)
         forked(run, second, 0.0)
-        assert bench.measure("deletion", delete, second) == "deleted"
+        assert bench.measure("deletion", delete, second, 0.1) == "deleted"
         row = forked(ask_restore, first)
         assert bench.measure("restore", restore, row, 0.0) == "done"
         wanted = {"backup": BACKUPS, "deletion": DELETIONS, "restore": RESTORES}
