@@ -110,7 +110,7 @@ def page_factory(browser: Any, watch: Watch) -> Iterator[Callable[..., Any]]:
         context = browser.new_context(
             viewport=SIZES[width], color_scheme=theme, reduced_motion="reduce", has_touch=width == "phone", **options
         )
-        context.set_default_timeout(10_000)
+        context.set_default_timeout(30_000)
         watch.attach(context)
         contexts.append(context)
         return context.new_page()
