@@ -199,8 +199,9 @@ class Stack:
 def stack() -> Iterator[Stack]:
     """One running stack for all tests that leave it as they found it."""
     with tempfile.TemporaryDirectory(prefix="zt-stack-", ignore_cleanup_errors=True) as folder:
-        # A starved machine must not turn decisions over to the profiles' fail mode: what is tested here is who decides.
-        running = Stack(Path(folder) / "var", environ={"ZANTARA_LIMITS_TIMEOUT": "2s"}).start()
+        # A starved machine must not turn decisions over to the profiles' fail mode, and one user logs in for all tests.
+        calm = {"ZANTARA_LIMITS_TIMEOUT": "2s", "ZANTARA_LOGIN_RATE": "300/5m"}
+        running = Stack(Path(folder) / "var", environ=calm).start()
         try:
             yield running.wait_ready()
         finally:
