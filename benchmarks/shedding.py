@@ -95,7 +95,10 @@ def measure(server: Server, title: str, kinds: list[Kind]) -> None:
         f" ({WORKERS} processes, {THREADS} threads each)"
     )
     outcomes: dict[str, Outcome] = {}
+    wanted = [name for name in os.environ.get("ZANTARA_BENCH_CONTESTANTS", "").split(",") if name] or list(CONTESTANTS)
     for name, changes in CONTESTANTS.items():
+        if name not in (*wanted, WINNER):
+            continue
         with running(server, **changes) as service:
             outcomes[name] = drive(service.port, kinds, OVERLOAD * capacity, SECONDS)
     table(
