@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from unittest import mock
 
@@ -50,10 +49,10 @@ def main() -> None:
 
             def stream() -> float:
                 with mock.patch.object(pg_expect, "contents", return_value=NOTHING):
-                    return stored(PostgresCapture(address, datetime.now(UTC)), store)
+                    return stored(PostgresCapture(address), store)
 
             def whole() -> float:
-                return stored(PostgresCapture(address, datetime.now(UTC)), store)
+                return stored(PostgresCapture(address), store)
 
             figures = turns({"pg_dump | zstd": peer, "stream": stream, "with expectations": whole}, rounds)
             version = subprocess.run(
