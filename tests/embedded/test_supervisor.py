@@ -224,11 +224,18 @@ def test_a_redis_that_dies_at_its_start_is_reported_with_its_last_line(run: Run)
 
 
 def test_the_stack_is_ready_only_when_every_child_is(run: Run, tmp_path: Path) -> None:
-    slow = "import time; time.sleep(1); print('now', flush=True); open('web.ready', 'w').close(); time.sleep(600)"
+    slow = (
+        "import pathlib, time; print('waiting', flush=True)\n"
+        "while not pathlib.Path('go').exists(): time.sleep(0.05)\n"
+        "open('web.ready', 'w').close(); time.sleep(600)"
+    )
     stack = run(web=slow, beat=SLEEP)
+    wait_line(stack, "web       | waiting")
+    wait_line(stack, "beat      | hello")
+    time.sleep(0.5)  # time enough to say it too early
+    assert "ready" not in stack.lines()
+    (tmp_path / "go").touch()
     wait_line(stack, "ready")
-    lines = stack.lines()
-    assert lines.index("web       | now") < lines.index("ready")
 
 
 def test_children_end_when_the_supervisor_is_killed(run: Run) -> None:
