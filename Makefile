@@ -8,7 +8,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 UV     := $(VENV)/bin/uv
 UV_PIN := uv==0.13.9
-PATHS  ?= controlplane ratelimits backups examples tests benchmarks manage.py
+PATHS  ?= controlplane ratelimits backups deployments examples tests benchmarks manage.py
 
 # The first interpreter that answers and is new enough. It must be tried: a launcher may lie on PATH without its Python.
 FIND_PYTHON = for candidate in $$PYTHON python3.13 python3.12 python3.11 python3; do \
@@ -90,7 +90,7 @@ lint: venv-dev typecheck ## style, formatting, types and the layers of imports
 	$(VENV)/bin/lint-imports
 
 typecheck: venv-dev ## mypy, strict
-	ZANTARA_SECRET_KEY=type-check $(VENV)/bin/mypy controlplane ratelimits backups examples
+	ZANTARA_SECRET_KEY=type-check $(VENV)/bin/mypy controlplane ratelimits backups deployments examples
 
 format: venv-dev ## put the code into the one form
 	$(VENV)/bin/ruff check --fix $(PATHS)

@@ -107,6 +107,7 @@ INSTALLED_APPS = [
     "controlplane.samples.apps.SamplesConfig",
     "controlplane.notifications.apps.NotificationsConfig",
     "backups.apps.BackupsConfig",
+    "deployments.apps.DeploymentsConfig",
 ]
 
 MIDDLEWARE = [

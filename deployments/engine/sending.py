@@ -1,0 +1,26 @@
+"""Asking a worker for a tick. A message is only a number; losing it costs two seconds, getting it twice nothing."""
+
+from __future__ import annotations
+
+import structlog
+from celery import current_app
+from django.db import transaction
+from kombu.exceptions import OperationalError
+
+log = structlog.get_logger(__name__)
+
+TICK_TASK = "deployments.tick_service"
+QUEUE = "engine"
+EXPIRES_SECONDS = 10
+
+
+def send_tick(service_pk: int) -> None:
+    """Once the transaction is committed. Without a broker the next tick of beat does it."""
+    transaction.on_commit(lambda: _send(service_pk))
+
+
+def _send(service_pk: int) -> None:
+    try:
+        current_app.send_task(TICK_TASK, args=[service_pk], queue=QUEUE, expires=EXPIRES_SECONDS, retry=False)
+    except (OperationalError, OSError) as error:
+        log.warning("tick_not_sent", service=service_pk, error=type(error).__name__)
