@@ -14,11 +14,17 @@ from typing import Any
 import httpx2
 
 from controlplane.kernel.errors import Unavailable
+from controlplane.kernel.registry import Probe, ProbeResult
 from controlplane.monitoring.metrics import vector_operation
+
+from . import config
 
 #: One request is answered or given up within this time.
 REQUEST_SECONDS = 0.8
 _COLLECTIONS = "/api/v2/tenants/default_tenant/databases/default_database/collections"
+_HEARTBEAT = "/api/v2/heartbeat"
+#: Shorter than the probe's deadline, so that an answer of ours says what happened.
+PROBE_SECONDS = 0.4
 _REMEDY = "Try again shortly; if it lasts, see that Chroma runs and that ZANTARA_CHROMA_URL names it."
 
 
@@ -123,3 +129,19 @@ class _Answered(Unavailable):
     def __init__(self, status: int) -> None:
         super().__init__(f"Chroma answered {status}.", remedy=_REMEDY)
         self.status = status
+
+
+def probe_chroma() -> ProbeResult:
+    """One heartbeat of the server that ``ZANTARA_CHROMA_URL`` names."""
+    url = config.chroma_url() or ""
+    try:
+        status = httpx2.get(url.rstrip("/") + _HEARTBEAT, timeout=PROBE_SECONDS, trust_env=False).status_code
+    except httpx2.HTTPError as error:
+        return ProbeResult("fail", f"the vector store does not answer ({type(error).__name__})", remedy=_REMEDY)
+    if status != 200:
+        return ProbeResult("fail", f"the vector store answers {status}", remedy=_REMEDY)
+    return ProbeResult("pass", "answers")
+
+
+#: Without it the service still answers from memory, so it only warns.
+PROBE = Probe("chroma", "the vector store", probe_chroma)

@@ -64,7 +64,7 @@ ZANTARA_LARGE_REQUEST_BYTES = env.size("ZANTARA_LARGE_REQUEST_BYTES", 10 * 10**6
 
 # --- Django ----------------------------------------------------------------------------------
 ALLOWED_HOSTS = env.items("ZANTARA_ALLOWED_HOSTS", ["127.0.0.1", "localhost", "[::1]"])
-INSTALLED_APPS = ["ratelimits.guard"]
+INSTALLED_APPS = ["ratelimits.guard", "examples.zantara.apps.SampleConfig"]
 MIDDLEWARE = [
     "controlplane.monitoring.middleware.MonitoringMiddleware",
     # Before all that answers: every answer gets a Content-Length, and a Host that is not ours is refused.

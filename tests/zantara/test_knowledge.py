@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
@@ -139,3 +139,27 @@ def test_something_else_in_chromas_place_is_unavailable_not_a_crash(service: Run
             with pytest.raises(Unavailable):
                 KnowledgeCollection(client).query(embed("x"), 1)
     assert httpx2.get(f"{service.url}/livez", trust_env=False).status_code == 200
+
+
+def test_the_health_document_tells_of_the_vector_store_and_stays_healthy_without_it(
+    service: Running, other: Running, chroma: Running
+) -> None:
+    def told() -> tuple[bool, str]:
+        document = service.get("/health").json()
+        return document["healthy"], document["services"]["chroma"]
+
+    wait_until(lambda: told() == (True, "pass"))
+    os.killpg(chroma.process.pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: told()[1] != "pass")
+        assert told()[0] is True
+    finally:
+        os.killpg(chroma.process.pid, signal.SIGCONT)
+    assert "chroma" not in other.get("/health").json()["services"]
+
+
+def wait_until(is_so: Callable[[], bool], seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
