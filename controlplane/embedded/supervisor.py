@@ -24,6 +24,7 @@ from .restart import GiveUp, after_death
 REDIS_SECONDS = 10.0
 BOOTSTRAP_SECONDS = 120.0
 READY_SECONDS = 60.0
+SERVED_SECONDS = 45.0
 #: After SIGTERM: busy Celery workers are told to give their tasks back, then whatever is left is killed.
 COLD_AFTER_SECONDS = 4.0
 KILL_AFTER_SECONDS = 6.0
@@ -55,6 +56,8 @@ class Supervisor:
         services: Sequence[Child],
         is_orphaned: Callable[[], bool] = lambda: False,
         on_stopping: Callable[[], None] = lambda: None,
+        on_services_ended: Callable[[], None] = lambda: None,
+        serves: Callable[[], bool] = lambda: True,
     ) -> None:
         self._plan, self._terminal = plan, terminal
         children = [*([redis] if redis else []), bootstrap, *services]
@@ -64,6 +67,7 @@ class Supervisor:
         self._services = [ChildProcess(child, plan, terminal, width=width) for child in services]
         self._width = width
         self._is_orphaned, self._on_stopping = is_orphaned, on_stopping
+        self._on_services_ended, self._serves = on_services_ended, serves
         self._selector = selectors.DefaultSelector()
         self._stop_wanted_at: float | None = None
         self._hurry = False
@@ -83,6 +87,7 @@ class Supervisor:
                     else:
                         self._start(service)
                 self._wait_until_ready()
+                self._wait_until_served()
                 on_ready()
                 while True:
                     self._turn(0.5)
@@ -140,6 +145,17 @@ class Supervisor:
                     f"{' and '.join(missing)} {verb} not ready after {READY_SECONDS:.0f} s.",
                     remedy=f"See {self._plan.logs_dir / (missing[0] + '.log')}.",
                 )
+            self._turn(0.1)
+
+    def _wait_until_served(self) -> None:
+        """What the control plane deploys comes up after it. It is no child: without it the stack is ready all the same,
+        because whoever has to mend it needs the admin.
+        """
+        deadline = time.monotonic() + SERVED_SECONDS
+        while not self._serves():
+            if time.monotonic() > deadline:
+                self._say(f"nothing answers at the edge after {SERVED_SECONDS:.0f} s; see Deployments in the admin")
+                return
             self._turn(0.1)
 
     def _start(self, child: ChildProcess) -> None:
@@ -253,6 +269,7 @@ class Supervisor:
             child.start_at = None
         others = [child for child in self._children() if child is not self._redis]
         self._end(others, kill_after_seconds=KILL_AFTER_SECONDS)
+        self._on_services_ended()
         if self._redis is not None:
             self._end([self._redis], kill_after_seconds=REDIS_STOP_SECONDS)
         self._terminal.flush(1.0)
