@@ -19,7 +19,7 @@ Outcome = Literal["passed", "failed", "warned", "unknown", "timed_out"]
 class StepSpec:
     """What is run: ``argv`` as it is, in ``cwd``, with ``environ`` added to a small one; killed after the time.
 
-    ``secrets`` are values that must not be read in its output.
+    ``secrets`` are values that must not be read in its output; a variable whose value holds one never reaches a disk.
     """
 
     name: str
@@ -32,8 +32,23 @@ class StepSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Limits:
+    """What a step may use of this machine: bytes of output that are kept, and bytes that must stay free on its disks.
+
+    ``grace_seconds`` lie between asking it to end and killing it.
+    """
+
+    output_bytes: int = 20_000_000
+    free_bytes: int = 1_000_000_000
+    grace_seconds: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
 class StepSeen:
-    """``gone``: neither running nor ended properly (the machine was restarted); it may be run once more."""
+    """``gone``: neither running nor ended properly (the machine was restarted); it may be run once more.
+
+    ``reason`` is a sentence where it did not end by itself: it took too long, was stopped, could not be started.
+    """
 
     running: bool
     exit_code: int | None = None
@@ -42,6 +57,7 @@ class StepSeen:
     started_at: datetime | None = None
     finished_at: datetime | None = None
     output_bytes: int = 0
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
