@@ -80,7 +80,8 @@ class Verdict:
     """``sentence`` says why, with its numbers; ``numbers`` holds them for the page (e_errors, e_slow, rates, n…).
 
     ``fail`` means: take it back now. ``pass`` means: nothing speaks against leaving the stage. ``blame`` names what
-    decided: errors, slow, budget, gate, score, none.
+    decided: errors, slow, budget, gate, score, none; of an inconclusive one also data (no counts, or too few requests)
+    and baseline (the old release fails as often).
     """
 
     outcome: Outcome
