@@ -57,16 +57,21 @@ def test_the_top_class_has_its_guaranteed_share_whatever_happens(history: list[S
         assert 1 <= held.low <= held.below
 
 
-def test_a_crowd_at_the_door_is_no_overload_and_five_steps_of_it_are() -> None:
+def test_a_crowd_at_the_door_is_no_overload_and_five_steps_of_it_are_where_requests_compute() -> None:
     assert after("adaptive", (COMPUTING, 4)) == Bound(8, pressed=False)
     assert after("adaptive", (COMPUTING, 5)).pressed
-    assert after("adaptive", (WAITING, 4)) == Bound(8, pressed=False)
-    assert after("adaptive", (WAITING, 5)).pressed
     assert after("adaptive", (COMPUTING, 4), (CALM, 2), (COMPUTING, 4)) == Bound(8, pressed=False)
 
 
+def test_a_full_house_alone_must_last_longer_and_one_late_moment_then_settles_it() -> None:
+    assert after("adaptive", (WAITING, 6)) == Bound(8, pressed=False)
+    assert after("adaptive", (WAITING, 7)).pressed
+    assert after("adaptive", (WAITING, 5), (COMPUTING, 1)).pressed
+
+
 def test_a_single_better_moment_does_not_hide_an_overload() -> None:
-    assert after("adaptive", (WAITING, 4), (CALM, 1), (WAITING, 3)).pressed
+    assert after("adaptive", (WAITING, 6), (CALM, 1), (WAITING, 2)) == Bound(8, pressed=False)
+    assert after("adaptive", (WAITING, 6), (CALM, 1), (WAITING, 3)).pressed
 
 
 def test_threads_that_wake_twice_as_late_are_believed_twice_as_soon() -> None:
@@ -99,7 +104,7 @@ def test_a_bound_that_was_cut_is_held_until_threads_wake_clearly_sooner() -> Non
 
 def test_the_top_class_may_fill_all_threads_until_the_house_stays_crowded_with_the_low_ones_gone() -> None:
     refusing = replace(WAITING, mean=6.9, arrived=400)
-    assert after("adaptive", (WAITING, 5), (refusing, 9)) == Bound(7, pressed=True, top=8)
+    assert after("adaptive", (WAITING, 7), (refusing, 9)) == Bound(7, pressed=True, top=8)
     crowded = after("adaptive", (WAITING, 30))
     assert crowded == Bound(7, pressed=True, top=0)
     assert caps(crowded, BUILT_IN, THREADS).top == 7
@@ -119,7 +124,7 @@ def test_queue_wait_that_a_proxy_reports_is_believed_where_nothing_else_shows() 
 
 def test_an_overload_lasts_while_too_much_is_asked_for_although_little_is_in_hand() -> None:
     refusing = replace(WAITING, mean=5.0, arrived=400)  # 400/s × 50 ms = 20 for 8 threads
-    assert after("adaptive", (WAITING, 5), (refusing, 100)).pressed
+    assert after("adaptive", (WAITING, 7), (refusing, 100)).pressed
 
 
 @pytest.mark.parametrize("flood", [COMPUTING, WAITING])
