@@ -70,6 +70,7 @@ __all__ = [
     "UserCreationForm",
     "action",
     "add_navigation",
+    "ask_again",
     "badge",
     "display",
     "human_bytes",
@@ -284,6 +285,12 @@ def action(
         )(guarded)
 
     return decorate
+
+
+def ask_again(request: HttpRequest, form: DialogForm, problem: ZantaraError, field: str) -> HttpResponse:
+    """For an action's answer: its dialog again with all that was typed, and at ``field`` why it was refused."""
+    form.add_error(field, str(problem))
+    return TemplateResponse(request, "unfold/helpers/dialog.html", {"form": form})
 
 
 def _leave_dialog(request: HttpRequest, answer: HttpResponse | None) -> HttpResponse:

@@ -75,6 +75,7 @@ def bootstrap(env: Env | None = None, *, first_backup: bool = False) -> Bootstra
             with _across_machines():
                 steps += [create_profiles(), create_groups(), create_schedules(), publish()]
                 steps.append(prepare_backups(env, first_backup=first_backup))
+                steps.append(prepare_deployments(env))
                 # The last step: whatever fails before it, no password was made that nobody gets to see.
                 admin, password = create_admin(env)
                 steps.append(admin)
@@ -237,6 +238,16 @@ def prepare_backups(env: Env, *, first_backup: bool = False) -> Step:
     if not made:
         return Step("backups", "unchanged", "keys and plan are there")
     return Step("backups", "changed", f"made: {', '.join(made)}")
+
+
+def prepare_deployments(env: Env) -> Step:
+    """The service that the one-machine stack begins with, and its first deployment, where there never was one."""
+    from deployments.seed import seed
+
+    seeded = seed(env=env)
+    if not seeded.service:
+        return Step("deployments", "unchanged", "services are as they were")
+    return Step("deployments", "changed", f"made: service {seeded.service}, {seeded.deployment}")
 
 
 def _step(name: str, count: int, done: str, nothing: str) -> Step:

@@ -17,6 +17,8 @@ OPERATOR_PERMISSIONS = frozenset(
         "ratelimits.add_ratelimitprofile",
         "ratelimits.change_ratelimitprofile",
         "ratelimits.change_loadsheddingpolicy",
+        # a token is worth no more than its owner may do, and its maker
+        "api.add_apitoken",
         "notifications.add_channel",
         "notifications.change_channel",
         "django_celery_beat.add_periodictask",
@@ -38,6 +40,7 @@ OPERATOR_VERBS = frozenset(
         "reset_caller",
         "explain_decision",
         "run_periodictask",
+        "revoke_apitoken",
         "test_channel",
         "retry_delivery",
         # Of backups: whatever makes and proves. What replaces or destroys data, or runs commands on the host, is an
@@ -49,6 +52,17 @@ OPERATOR_VERBS = frozenset(
         "pin_backup",
         "test_backupsource",
         "test_storagetarget",
+        # Of deployments: whatever starts, steers and stops one. Services, their stages and the commands of their
+        # steps, which run on the host, are an administrator's; so are releases made by a form of their own.
+        "start_deployment",
+        "promote_deployment",
+        "promote_fully_deployment",
+        "pause_deployment",
+        "resume_deployment",
+        "abort_deployment",
+        "retry_deployment",
+        "roll_back_deployment",
+        "stop_line",
     }
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -26,6 +27,9 @@ from deployments.stages import SEED, Stage
 
 #: What a deployment that goes well passes through before each of these.
 _WAY = ("waiting", "queued", "fetching", "checking", "building", "backing_up", "starting", "shifting", "baking")
+
+#: What a quiet tick counts at 10 %.
+NEW, OLD = Counts(requests=10), Counts(requests=90)
 
 
 def make_service(name: str = "shop", *, stages: Sequence[Stage] = SEED, **columns: Any) -> Service:
@@ -136,7 +140,7 @@ def make_deployment(
     deployment = Deployment.objects.create(service=service, release=release, state=state, **{**values, **columns})
     add_event(deployment, deployment.reason, from_state="waiting", to_state="waiting", actor="olga", at=at)
     path = list(_WAY[: _WAY.index(state) + 1]) if state in _WAY else [*_WAY[:2], state]
-    for number, (before, after) in enumerate(zip(path, path[1:], strict=False)):
+    for number, (before, after) in enumerate(itertools.pairwise(path)):
         add_event(deployment, from_state=before, to_state=after, at=at + timedelta(seconds=number + 1))
     return deployment
 
@@ -185,8 +189,8 @@ def observe(
     *,
     every_seconds: float = 2,
     until: datetime | None = None,
-    new: Counts | None = Counts(requests=10, errors=0),
-    old: Counts | None = Counts(requests=90, errors=0),
+    new: Counts | None = NEW,
+    old: Counts | None = OLD,
     **sample: Any,
 ) -> list[Observation]:
     """What ``count`` ticks saw, the last of them at ``until``."""

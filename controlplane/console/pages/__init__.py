@@ -30,6 +30,15 @@ _BACKUPS = tuple(
     )
 )
 
+_DEPLOYMENTS = tuple(
+    (title, icon, f"admin:deployments_{model}_changelist", f"deployments.view_{model}")
+    for title, icon, model in (
+        ("Services", "deployed_code", "service"),
+        ("Deployments", "rocket_launch", "deployment"),
+        ("Releases", "new_releases", "release"),
+    )
+)
+
 
 def _people_have_own_accounts() -> bool:
     from django.contrib.auth import get_user_model
@@ -58,6 +67,8 @@ def register_pages() -> None:
     )
     for title, icon, url_name, permission in _BACKUPS:
         add_navigation("Backups", title, icon, url_name, permission)
+    for title, icon, url_name, permission in _DEPLOYMENTS:
+        add_navigation("Deployments", title, icon, url_name, permission)
     add_navigation(
         "Automation",
         "Schedules",
