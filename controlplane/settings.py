@@ -108,10 +108,13 @@ INSTALLED_APPS = [
     "controlplane.notifications.apps.NotificationsConfig",
     "backups.apps.BackupsConfig",
     "deployments.apps.DeploymentsConfig",
+    "ninja",  # the files of the API's page, so that it needs no internet
+    "controlplane.api.apps.ApiConfig",
 ]
 
 MIDDLEWARE = [
     "controlplane.monitoring.middleware.MonitoringMiddleware",
+    "controlplane.api.bearer.ApiBearerMiddleware",
     "controlplane.identity.middleware.IdentityMiddleware",
     "ratelimits.shedding.middleware.SheddingMiddleware",
     "django.middleware.security.SecurityMiddleware",
@@ -124,6 +127,7 @@ MIDDLEWARE = [
     "django.contrib.messages.middleware.MessageMiddleware",
     "django.middleware.clickjacking.XFrameOptionsMiddleware",
     "simple_history.middleware.HistoryRequestMiddleware",
+    "controlplane.api.bearer.ApiCallerMiddleware",
     "ratelimits.middleware.RateLimitMiddleware",
 ]
 

@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.urls import path
 from django.views.generic import RedirectView
 
+from controlplane.api.api import api
 from controlplane.console.assets import favicon_redirect
 from controlplane.identity.views import token_view
 from controlplane.monitoring.exposition import metrics
@@ -21,5 +22,6 @@ urlpatterns = [
     path("favicon.ico", favicon_redirect),
     path("admin/login/", guard_login(admin.site.login)),  # before the admin's own, which stays its name
     path("admin/", admin.site.urls),
+    path("api/v1/", api.urls),
     path("auth/token", guard_token(token_view), name="token"),
 ]

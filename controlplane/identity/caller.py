@@ -139,6 +139,12 @@ def leave_bearer_alone(request: HttpRequest) -> None:
     setattr(request, _CLAIMS, None)
 
 
+def name_caller(request: HttpRequest, caller: Caller) -> None:
+    """Another part has found out who calls, by a credential of its own. For a middleware behind
+    ``IdentityMiddleware`` and before whoever asks."""
+    setattr(request, _CALLER, caller)
+
+
 async def arole_of(request: HttpRequest) -> str:
     return (await acaller_of(request)).role
 

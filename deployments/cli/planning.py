@@ -1,0 +1,94 @@
+"""What a deployment of a service would do, begun now; nothing is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from controlplane.kernel.errors import ZantaraError
+from deployments.engine.requests import find_release
+from deployments.machines import ACTIVE
+from deployments.models import Deployment, LineStop, Release, Service, ServiceState
+from deployments.rollout.capacity import canary
+from deployments.stages import FULL, Stage, check_stages
+
+_GO_ON = {"hold": "it is held for a person", "abort": "it is taken back", "promote": "it goes on"}
+
+
+def plan_as_json(service: Service, version: str = "") -> dict[str, Any]:
+    """Stages with requested and effective exposure, the pipeline, and what stands in the way.
+
+    Refused for a version that the service does not have.
+    """
+    release = find_release(service, version) if version else None
+    state = ServiceState.objects.filter(service=service).select_related("current").first()
+    current = state.current if state else None
+    stages = service.stage_plan()
+    return {
+        "service": service.name,
+        "version": release.version if release else None,
+        "from_version": current.version if current else None,
+        "obstacles": _obstacles(service, release, current, stages),
+        "pipeline": [
+            {
+                "phase": step.phase,
+                "name": step.name,
+                "kind": step.kind,
+                "timeout_seconds": step.timeout_seconds,
+                "blocks": step.blocks,
+                "unknown": step.unknown_policy,
+            }
+            for step in service.steps.filter(enabled=True)
+        ],
+        "backup": {"plan": service.backup_plan.name, "level": service.backup_level} if service.backup_plan else None,
+        "stages": [stage_as_json(service, stage, first=current is None) for stage in stages],
+        "if_bad": "it is taken back" if service.rollback_enabled else "it is held for a person",
+        "if_inconclusive": (
+            f"it is watched {service.inconclusive_extensions} times longer, then {_GO_ON[service.inconclusive_policy]}"
+        ),
+    }
+
+
+def stage_as_json(service: Service, stage: Stage, *, first: bool) -> dict[str, Any]:
+    """Requested and effective: the edge weighs releases exactly; without one, traffic follows the instances."""
+    coming = canary(service.instances, stage.permille, service.max_surge if stage.permille < FULL else 0)
+    going = 0 if first else service.instances
+    if service.instances == 0:
+        effective = 0.0
+    elif first or stage.permille >= FULL:
+        effective = 100.0
+    elif service.edge_port is not None:
+        effective = stage.permille / 10
+    else:
+        effective = round(100 * coming / (coming + going), 1)
+    return {
+        "requested_percent": stage.permille / 10,
+        "effective_percent": effective,
+        "bake_seconds": stage.bake_seconds,
+        "new_instances": coming,
+        "old_instances": going,
+    }
+
+
+def _obstacles(
+    service: Service, release: Release | None, current: Release | None, stages: tuple[Stage, ...]
+) -> list[str]:
+    """Why it would wait or be refused, in sentences."""
+    found = []
+    line = LineStop.now()
+    if not service.enabled:
+        found.append(f"Refused: {service.name} is switched off.")
+    if line.stopped:
+        found.append(f"Refused: the line is stopped: {line.reason}")
+    active = Deployment.objects.filter(service=service, state__in=ACTIVE).first()
+    if active is not None:
+        what = "Waits for" if service.busy_policy == Service.Busy.WAIT else "Refused while there is"
+        found.append(f"{what} {active.name}, which is {active.state.replace('_', ' ')}.")
+    elif release is not None and current is not None and current.pk == release.pk:
+        found.append(f"Refused: {release.version} already serves everybody.")
+    try:
+        check_stages(stages)
+    except ZantaraError as bad:
+        found.append(f"Refused: {bad}")
+    if release is not None and release.forward_only:
+        found.append(f"There is no way back from {release.version}: it is forward-only.")
+    return found
