@@ -11,6 +11,8 @@ from pathlib import Path
 
 from controlplane.kernel.env import Env
 from controlplane.kernel.local_secrets import secret_file
+from deployments.edge import current_edge, envoy_program
+from deployments.edge.envoy import BOOTSTRAP
 
 from . import readiness
 from .celery_ready import VARIABLE as READY_FILE
@@ -20,6 +22,8 @@ HOST = "127.0.0.1"
 DRILL_IDENTITY = "ZANTARA_DRILL_IDENTITY_FILE"
 #: Variables that a child has only if it is given them here.
 OWN_TO_SOME = frozenset({"DJANGO_SETTINGS_MODULE", "PROMETHEUS_MULTIPROC_DIR", DRILL_IDENTITY})
+#: The service that is deployed first (deployments.seed): its instances count in one folder.
+SERVICE = "zantara"
 #: The service whose processes are web, workers and beat: they share one folder of metrics.
 CONTROL_PLANE = "controlplane"
 #: The chroma server greets with a drawing and an advertisement; neither helps on an operator's terminal.
@@ -32,7 +36,7 @@ class Plan:
 
     data_dir: Path
     web_port: int
-    sample_port: int | None
+    edge_port: int | None
     chroma_port: int | None
     redis_server: Path | None
     redis_socket: Path
@@ -88,8 +92,8 @@ def base_environ(plan: Plan) -> dict[str, str]:
         "ZANTARA_WEB_PORT": str(plan.web_port),
         "PYTHONUNBUFFERED": "1",
     }
-    if plan.sample_port is not None:
-        environ["ZANTARA_EDGE_PORT"] = str(plan.sample_port)
+    if plan.edge_port is not None:
+        environ["ZANTARA_EDGE_PORT"] = str(plan.edge_port)
     if plan.chroma_url is not None:
         environ["ZANTARA_CHROMA_URL"] = plan.chroma_url
     own = Env(environ)
@@ -149,9 +153,32 @@ def service_children(plan: Plan) -> list[Child]:
     ]
     if plan.chroma_port is not None:
         children.append(_chroma(plan, plan.chroma_port))
-    if plan.sample_port is not None:
-        children.append(_sample(plan, plan.sample_port))
+    if plan.edge_port is not None and (edge := edge_child(plan)) is not None:
+        children.append(edge)
     return children
+
+
+def edge_child(plan: Plan) -> Child | None:
+    """Envoy, told by the files of the edge's directory; None where no Envoy is installed.
+
+    It has no port before the control plane gives it one. Without hot restarts it needs no shared memory; two threads
+    are enough for one machine.
+    """
+    program = envoy_program()
+    if program is None:
+        return None
+    edge = current_edge(base_environ(plan))
+    edge.prepare()
+    return Child(
+        name="edge",
+        argv=(
+            str(program), "--config-path", str(edge.settings.folder / BOOTSTRAP), "--concurrency", "2",
+            "--disable-hot-restart", "--log-level", "warning", "--drain-time-s", "10",
+        ),
+        environ={"PATH": plan.environ.get("PATH", "")},
+        ready=edge.admin.is_ready,
+        cwd=edge.settings.folder,
+    )  # fmt: skip
 
 
 def _worker(plan: Plan, queue: str) -> Child:
@@ -189,24 +216,6 @@ def _chroma(plan: Plan, port: int) -> Child:
         ready=readiness.http_ok(port, "/api/v2/heartbeat"),
         noise=CHROMA_NOISE,
     )  # fmt: skip
-
-
-def _sample(plan: Plan, port: int) -> Child:
-    """The sample service gets what a foreign service has: Redis and the shared secrets, not the control plane's."""
-    environ = base_environ(plan) | {
-        "DJANGO_SETTINGS_MODULE": "examples.zantara.settings",
-        "PROMETHEUS_MULTIPROC_DIR": str(_metrics_dir(plan, "sample")),
-    }
-    for name in ("ZANTARA_SECRET_KEY", "ZANTARA_DATABASE_URL", "ZANTARA_FIELDS_KEY"):
-        environ.pop(name, None)
-        environ.pop(f"{name}_FILE", None)
-    return Child(
-        name="sample",
-        argv=_granian("examples.zantara.wsgi:application", port),
-        environ=environ,
-        wipe=_metrics_dir(plan, "sample"),
-        ready=readiness.http_ok(port, "/readyz"),
-    )
 
 
 def _control_plane(plan: Plan) -> dict[str, str]:

@@ -36,6 +36,9 @@ DEFAULT_ASYNC_REQUESTS = 200
 #: Requests that may wait at once in one process; beyond, they go on without waiting.
 MOST_WAITING = 100
 
+#: Tells a proxy that this answer is a refusal and no failure.
+SHED_HEADER = "X-Zantara-Shed"
+
 BODY = json.dumps(
     {
         "error": "SYSTEM_OVERLOADED",
@@ -136,7 +139,7 @@ def _refusal(reason: Reason, role: str) -> HttpResponse:
         BODY,
         status=503,
         content_type="application/json",
-        headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Cache-Control": "no-store"},
+        headers={"Retry-After": str(RETRY_AFTER_SECONDS), "Cache-Control": "no-store", SHED_HEADER: "true"},
     )
     # Django writes a line for each 5xx: half of what a refusal costs, and hundreds a second. They are counted.
     response._has_been_logged = True  # type: ignore[attr-defined]
