@@ -64,7 +64,7 @@ def exchange(
         return Exchange(wanted, instances, permille if ready >= wanted else 0)
     room = max(0, most_instances(instances, max_surge) - len(others))
     coming = max(min(instances, room), min(there, instances))
-    still = -(-instances * (FULL - effective) // FULL)
+    still = instances - round(instances * effective / FULL)  # to the nearest: shares are whole permille
     going = max(still, instances - ready)
     going = min(going, len([one for one in others if not one.leaves]))
     return Exchange(coming, going, min(permille, FULL * ready // instances))

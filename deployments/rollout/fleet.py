@@ -75,9 +75,11 @@ def _of_release(
             yield from _take_away(one, edge, policy)
 
 
-def _worth(one: InstanceView) -> tuple[bool, bool, int]:
-    """The first are kept: those that serve, then those that run, then the lowest slots."""
-    return (one.ready_seconds is None, not one.running, one.slot)
+def _worth(one: InstanceView) -> tuple[float, bool, int]:
+    """The first are kept: those that are ready, the longest first (to the minute), then those that run, the lowest
+    slots."""
+    ready_seconds = -1.0 if one.ready_seconds is None or not one.running else min(one.ready_seconds, 60.0)
+    return (-ready_seconds, not one.running, one.slot)
 
 
 def _take_away(one: InstanceView, edge: EdgeView | None, policy: RolloutPolicy) -> Iterator[Effect]:

@@ -48,6 +48,9 @@ def shifting(turn: Turn) -> None:
     target = view.stage.permille
     new = turn.exchange(target)
     turn.wanted(new.coming, min(new.going, turn.old_count()))
+    if turn.memory.get("coming") != new.coming:  # it got further: what is still to come has its whole time
+        turn.memory["coming"] = new.coming
+        turn.start_again("waited")
     share = _next_share(turn, new.permille, target)
     if share is None:
         if turn.count("waited") >= view.policy.readiness_deadline_seconds:

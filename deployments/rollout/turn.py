@@ -29,7 +29,7 @@ from .types import (
 CRASH_LOOP = 3
 
 #: What a state notes in the memory for itself; forgotten as it is left.
-_OF_A_STATE = ("waited", "blind", "unwell", "unconfirmed", "uncounted", "told")
+_OF_A_STATE = ("waited", "blind", "unwell", "unconfirmed", "uncounted", "told", "coming")
 
 
 @dataclass
