@@ -7,10 +7,12 @@ from typing import Any
 from controlplane.kernel.errors import ZantaraError
 from deployments.engine.requests import find_release
 from deployments.machines import ACTIVE
-from deployments.models import Deployment, LineStop, Release, Service, ServiceState
+from deployments.models import Deployment, LineStop, PipelineStep, Release, Service, ServiceState
 from deployments.rollout.capacity import canary
 from deployments.stages import FULL, Stage, check_stages
 
+#: In the order in which they are run; validation at 100 %.
+_PHASES = tuple(PipelineStep.Phase.values)
 _GO_ON = {"hold": "it is held for a person", "abort": "it is taken back", "promote": "it goes on"}
 
 
@@ -37,7 +39,7 @@ def plan_as_json(service: Service, version: str = "") -> dict[str, Any]:
                 "blocks": step.blocks,
                 "unknown": step.unknown_policy,
             }
-            for step in service.steps.filter(enabled=True)
+            for step in sorted(service.steps.filter(enabled=True), key=lambda step: _PHASES.index(step.phase))
         ],
         "backup": {"plan": service.backup_plan.name, "level": service.backup_level} if service.backup_plan else None,
         "stages": [stage_as_json(service, stage, first=current is None) for stage in stages],

@@ -9,7 +9,7 @@ from controlplane.kernel.errors import Refused
 from deployments.engine.requests import create_release, find_release
 from deployments.models import Release, Service
 
-_REPOSITORY = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|[\w.-]+@[\w.-]+:)|\.git$")
+_REPOSITORY = re.compile(r"^(?:[a-z][a-z0-9+.-]*://|[\w.-]+@(?!sha256:)[\w.-]+:)|\.git$")
 
 
 def kind_of(source: str, *, ref: str = "") -> str:
