@@ -12,3 +12,9 @@ targets: Registry[Target] = Registry("kind of target")
 
 def register_kinds() -> None:
     """Add every kind that this release brings; adding the same again is fine."""
+    from .docker import DockerTarget
+    from .process import ProcessTarget
+
+    for target in (ProcessTarget(), DockerTarget()):
+        if target.kind not in targets:
+            targets.add(target.kind, target)
