@@ -177,8 +177,6 @@ class ChildControl:
         env = Env()
         if self.name == "web":
             return f"http://127.0.0.1:{env.port('ZANTARA_WEB_PORT', 8000)}/livez"
-        if self.name == "sample":
-            return f"http://127.0.0.1:{env.port('ZANTARA_EDGE_PORT', 3000)}/livez"
         if self.name == "chroma" and (base := getattr(settings, "ZANTARA_CHROMA_URL", None)):
             return f"{base.rstrip('/')}/api/v2/heartbeat"
         return None
@@ -308,7 +306,9 @@ def _poll(is_so: Callable[[], bool], deadline: float) -> bool:
 
 
 def _http_ok(url: str) -> bool:
+    encrypted = not url.startswith("http:")  # else no certificates need be read: that takes 50 ms
     try:
-        return httpx2.get(url, timeout=1.0, trust_env=False, follow_redirects=False).status_code == 200
+        answer = httpx2.get(url, timeout=1.0, trust_env=False, verify=encrypted, follow_redirects=False)
+        return answer.status_code == 200
     except httpx2.HTTPError:
         return False

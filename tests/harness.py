@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -40,7 +41,7 @@ def start_redis(folder: Path, *extra: str) -> tuple[subprocess.Popen[bytes], Pat
     import redis
 
     client = redis.Redis(unix_socket_path=str(sock), socket_timeout=1)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         try:
             client.ping()
@@ -85,7 +86,7 @@ def _start_postgres(root: Path) -> str:
     _stop.append(process)
     import psycopg
 
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while True:
         try:
             psycopg.connect(host=str(folder), user="zantara", dbname="postgres").close()
@@ -130,6 +131,9 @@ def _prepare_environment() -> None:
         del os.environ[name]
     if not IS_WORKER:
         os.environ["ZANTARA_TEST_ROOT"] = tempfile.mkdtemp(prefix="zt-test-")
+    # Hundreds of interpreters are started: none of them shall compile the modules anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     root = Path(os.environ["ZANTARA_TEST_ROOT"])
     atexit.register(_shut_down)
     name = os.environ.get("PYTEST_XDIST_WORKER", "main")

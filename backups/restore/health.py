@@ -113,7 +113,8 @@ def _get(name: str, url: str) -> Answer:
     """Any answer below 500 is one of a server that serves: a service of another make has no ``/readyz``."""
     begun = time.monotonic()
     try:
-        answer = httpx2.get(url, timeout=ANSWER_SECONDS, trust_env=False, follow_redirects=False)
+        encrypted = not url.startswith("http:")  # else no certificates need be read: that takes 50 ms
+        answer = httpx2.get(url, timeout=ANSWER_SECONDS, trust_env=False, verify=encrypted, follow_redirects=False)
     except httpx2.HTTPError as error:
         return Answer(name, False, time.monotonic() - begun, f"{name} does not answer ({type(error).__name__})")
     return Answer(name, answer.status_code < 500, time.monotonic() - begun, f"{name} answered {answer.status_code}")

@@ -14,6 +14,7 @@ from django.core.management import call_command
 
 from backups import keys
 from backups.models import BackupPlan, BackupSource
+from backups.storage.s3_calls import Patience
 from tests.backups import factories
 
 
@@ -61,6 +62,12 @@ def data_dir(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.delenv("ZANTARA_DRILL_IDENTITY_FILE", raising=False)
     keys.ensure_keys()
     return folder
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that is away is asked as often as ever, without the waits in between."""
+    monkeypatch.setattr(Patience, "wait_seconds", lambda self, failures: 0.0)
 
 
 @pytest.fixture

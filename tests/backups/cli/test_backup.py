@@ -275,7 +275,7 @@ def test_a_damaged_set_fails_its_proof(call: Call, plan: BackupPlan, drill_key: 
     assert "✗ config: " in called.out
 
 
-def test_a_store_that_is_away_is_unknown_and_never_damaged(call: Call, plan: BackupPlan, tmp_path: Path) -> None:
+def test_a_store_that_is_away_is_unknown_and_never_damaged(call: Call, plan: BackupPlan, impatient: None) -> None:
     call("backup", "run", "--here")
     shed = StorageTarget.objects.get(name="shed")
     for column, value in AWAY.items():
@@ -399,7 +399,7 @@ def test_the_catalogue_comes_back_from_kit_and_store_alone(
 
 
 def test_a_set_that_nobody_here_trusts_is_a_warning_and_a_store_that_is_away_unknown(
-    call: Call, plan: BackupPlan, data_dir: Path
+    call: Call, plan: BackupPlan, data_dir: Path, impatient: None
 ) -> None:
     call("backup", "run", "--here")
     BackupRecord.objects.all().delete()

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[3]
 Manage = Callable[..., subprocess.CompletedProcess[str]]
+#: One worker runs them all: what they share is made once.
+pytestmark = pytest.mark.xdist_group("offline")
 
 
-@pytest.fixture
-def manage(tmp_path: Path) -> Manage:
+def managing(folder: Path) -> Manage:
     """``manage.py`` of an installation of its own on SQLite, without Redis and without an identity."""
     ours = ("ZANTARA_", "DJANGO_", "PYTEST_")
     environ = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
-    environ |= {"ZANTARA_DATA_DIR": str(tmp_path / "data"), "ZANTARA_REDIS_URL": f"unix://{tmp_path}/no-redis.sock"}
+    environ |= {"ZANTARA_DATA_DIR": str(folder / "data"), "ZANTARA_REDIS_URL": f"unix://{folder}/no-redis.sock"}
 
     def run(*words: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -33,13 +36,33 @@ def manage(tmp_path: Path) -> Manage:
     return run
 
 
-@pytest.fixture
-def saved(manage: Manage) -> str:
-    """The name of a restore point of the control plane's own database."""
+@dataclass(frozen=True)
+class Installation:
+    """``saved`` is the name of a restore point of its own database."""
+
+    data: Path
+    manage: Manage
+    saved: str
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Installation:
+    """Bootstrapped and backed up once; what is beside ``data`` is how it then looked."""
+    folder = tmp_path_factory.mktemp("installation")
+    manage = managing(folder)
     assert manage("bootstrap").returncode == 0
-    made = manage("backup", "run", "--here", "--source", "control-plane-database", "--json")
-    assert made.returncode == 0, made.stdout + made.stderr
-    return str(json.loads(made.stdout)["name"])
+    run = manage("backup", "run", "--here", "--source", "control-plane-database", "--json")
+    assert run.returncode == 0, run.stdout + run.stderr
+    shutil.copytree(folder / "data", folder / "as-made")
+    return Installation(folder / "data", manage, str(json.loads(run.stdout)["name"]))
+
+
+@pytest.fixture
+def installed(made: Installation) -> Installation:
+    """The same one for every test, put back to how it was: its rows hold its path."""
+    shutil.rmtree(made.data)
+    shutil.copytree(made.data.with_name("as-made"), made.data)
+    return made
 
 
 def users(database: Path) -> list[str]:
@@ -47,8 +70,8 @@ def users(database: Path) -> list[str]:
         return [name for (name,) in connection.execute("SELECT username FROM auth_user ORDER BY username")]
 
 
-def test_a_spoilt_database_comes_back_and_the_former_one_is_kept(manage: Manage, saved: str, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_a_spoilt_database_comes_back_and_the_former_one_is_kept(installed: Installation) -> None:
+    data, manage, saved = installed.data, installed.manage, installed.saved
     database, key = data / "controlplane.sqlite3", str(data / "secrets" / "recovery_key.txt")
     with closing(sqlite3.connect(database)) as connection:
         connection.execute("UPDATE auth_user SET username = 'mallory'")
@@ -80,8 +103,8 @@ def test_a_spoilt_database_comes_back_and_the_former_one_is_kept(manage: Manage,
     assert [(row["name"], row["state"]) for row in listed] == [(saved, "committed")]
 
 
-def test_a_directory_with_sets_is_enough_where_the_rows_are_gone(manage: Manage, saved: str, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def test_a_directory_with_sets_is_enough_where_the_rows_are_gone(installed: Installation, tmp_path: Path) -> None:
+    data, manage, saved = installed.data, installed.manage, installed.saved
     database, key = data / "controlplane.sqlite3", str(data / "secrets" / "recovery_key.txt")
     for name in ("", "-wal", "-shm"):
         database.with_name(database.name + name).unlink(missing_ok=True)
@@ -98,7 +121,8 @@ def test_a_directory_with_sets_is_enough_where_the_rows_are_gone(manage: Manage,
     assert users(database) == ["admin"]
 
 
-def test_names_that_do_not_exist_are_refused(manage: Manage, saved: str) -> None:
+def test_names_that_do_not_exist_are_refused(installed: Installation) -> None:
+    manage, saved = installed.manage, installed.saved
     target = manage("restore", saved, "--offline", "--preview", "--target", "barn")
     assert (target.returncode, target.stderr) == (2, "There is no target named barn. There are: local.\n")
     record = manage("restore", "nope", "--offline", "--preview")
@@ -112,8 +136,8 @@ def test_names_that_do_not_exist_are_refused(manage: Manage, saved: str) -> None
 
 
 @pytest.mark.parametrize("words", [("backup", "list"), ("backup", "run"), ("restore", "latest", "--preview")])
-def test_without_a_database_it_is_one_sentence_with_a_remedy(manage: Manage, words: tuple[str, ...]) -> None:
-    called = manage(*words, "--json")
+def test_without_a_database_it_is_one_sentence_with_a_remedy(tmp_path: Path, words: tuple[str, ...]) -> None:
+    called = managing(tmp_path)(*words, "--json")
     assert called.returncode == 5
     assert called.stderr == (
         "The control plane's database cannot be asked (OperationalError). Run `manage.py bootstrap` if there is none "

@@ -123,6 +123,8 @@ class ChromaWorld(World):
 class MemoryVectorsWorld(World):
     def __init__(self, service: Running) -> None:
         self.url = service.url
+        # one connection: with each of hundreds of requests the certificates of the whole web would be read anew
+        self.client = httpx2.Client(trust_env=False, verify=False, timeout=20)
         for number in range(30):
             self._put(f"r{number}", f"text {number}")
 
@@ -134,7 +136,7 @@ class MemoryVectorsWorld(World):
 
     def _send(self, method: str, path: str, **options: Any) -> httpx2.Response:
         headers = {"Authorization": f"Bearer {issue('tester', TECH_LEAD, 600)}"}
-        answer = httpx2.request(method, self.url + path, headers=headers, trust_env=False, timeout=20, **options)
+        answer = self.client.request(method, self.url + path, headers=headers, **options)
         assert answer.status_code == 200, answer.text
         return answer
 
@@ -179,4 +181,6 @@ def _chroma(request: pytest.FixtureRequest) -> World:
 
 @world("memory_vectors")
 def _memory_vectors(request: pytest.FixtureRequest) -> World:
-    return MemoryVectorsWorld(request.getfixturevalue("sample_service"))
+    made = MemoryVectorsWorld(request.getfixturevalue("sample_service"))
+    request.addfinalizer(made.client.close)
+    return made
