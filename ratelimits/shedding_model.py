@@ -63,7 +63,7 @@ class LoadSheddingPolicy(models.Model):
     )
     queue_wait_ms = models.PositiveIntegerField(
         "queue wait, ms",
-        default=100,
+        default=250,
         validators=[MinValueValidator(5), MaxValueValidator(60_000)],
         help_text="A longer wait before the application (90th percentile), told by a trusted proxy, is too long.",
     )

@@ -53,7 +53,7 @@ class SheddingPolicy:
     active: bool = True
     controller: Controller = "adaptive"
     lag_ms: int = 25
-    queue_wait_ms: int = 100
+    queue_wait_ms: int = 250
     low_share_percent: int = 40
     middle_share_percent: int = 75
     memory_limit_percent: int = 90
