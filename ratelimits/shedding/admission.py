@@ -27,7 +27,8 @@ MOST_TIMES_KEPT = 512
 class Admission:
     """Counts what enters and leaves, and steers its own bound.
 
-    ``threads`` is how many requests this process can have in hand at all. ``enter`` costs about a microsecond.
+    ``threads`` is how many requests this process can have in hand at all; ``connections`` tells how many the whole
+    service has open. ``enter`` costs about a microsecond.
     """
 
     def __init__(
@@ -35,9 +36,10 @@ class Admission:
         threads: int,
         policy: Callable[[], SheddingPolicy],
         monotonic: Callable[[], float] = clock.monotonic,
+        connections: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.threads = threads
-        self._policy, self._monotonic = policy, monotonic
+        self._policy, self._monotonic, self._connections = policy, monotonic, connections
         self._lock = threading.Lock()
         self._in_hand = [0, 0, 0]
         # the integral of requests in hand over time, since the step began
@@ -125,16 +127,16 @@ class Admission:
 
     def step(self) -> None:
         """Look at what was seen since the last step, and set the bound by it."""
-        policy = self._policy()
+        policy, connections = self._policy(), self._connections()
         with self._lock:
-            seen = self._seen()
+            seen = self._seen(connections)
         if policy.controller != self._kind:
             self._kind, self._controls = policy.controller, controller.make(policy.controller, self.threads)
         self.last_seen = seen
         self.caps = controller.caps(self._controls.step(seen, policy), policy, self.threads)
         set_admission_limit(self.caps.total)
 
-    def _seen(self) -> Seen:
+    def _seen(self, connections: int | None) -> Seen:
         self._account()
         now = self._changed_at
         passed = max(now - self._stepped_at, 1e-6)
@@ -149,6 +151,7 @@ class Admission:
             service=sum(self._times) / len(self._times) if self._times else self.last_seen.service,
             cpu=self._cpu / len(self._times) if self._times else self.last_seen.cpu,
             slow=_p90(self._times),
+            connections=connections,
         )
         self._stepped_at, self._area, self._arrived, self._most = now, 0.0, 0, self.in_hand
         self._cpu = 0.0

@@ -21,7 +21,7 @@ from controlplane.monitoring import pressure
 from controlplane.monitoring.metrics import count_shed, observe_shed_delay
 
 from .admission import Admission
-from .policy import RETRY_AFTER_SECONDS, Rank, Reason, Verdict, rank_of, under_pressure
+from .policy import RETRY_AFTER_SECONDS, STALE_AFTER_SECONDS, Rank, Reason, Verdict, rank_of, under_pressure
 from .queue_wait import queue_wait_seconds
 from .source import current_policy
 
@@ -67,7 +67,7 @@ class SheddingMiddleware:
             most = int(getattr(settings, "ZANTARA_THREADS", DEFAULT_THREADS))
         exempt = tuple(getattr(settings, "ZANTARA_SHEDDING_EXEMPT_PATHS", EXEMPT_PATHS))
         self._exempt, self._below_exempt = frozenset(exempt), tuple(f"{path.rstrip('/')}/" for path in exempt)
-        self.admission = Admission(most, current_policy)
+        self.admission = Admission(most, current_policy, connections=_connections)
         self._waiting = 0
 
     def __call__(self, request: HttpRequest) -> Any:
@@ -124,6 +124,13 @@ class SheddingMiddleware:
             rank=rank,
             may_wait=self.is_async,
         )
+
+
+def _connections() -> int | None:
+    """Open to this service, whichever process holds them; None where none can be seen, or not of late."""
+    seen = pressure.current()
+    fresh = clock.monotonic() - seen.sampled_at <= STALE_AFTER_SECONDS
+    return seen.connections if fresh and seen.connections else None
 
 
 def _caller(request: HttpRequest) -> tuple[str, Rank]:
