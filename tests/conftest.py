@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import socket
@@ -22,12 +23,49 @@ hypothesis.settings.register_profile("zantara", deadline=None)
 hypothesis.settings.load_profile("zantara")
 
 
+_FORMS = "its forms and dialogs ask nothing of the database that the pages beside, which run on both, do not ask"
+_CALLS = "it calls functions whose own tests run on both"
+_STORE = "what it judges are files in a store; the rows that it writes are written by tests that run on both"
+#: Files and folders whose tests touch the SQL database and say nothing more about it on PostgreSQL, and why.
+SQLITE_IS_ENOUGH = {
+    "api/test_problems.py": _CALLS,
+    "api/test_scopes.py": _CALLS,
+    "backups/admin/test_actions.py": _CALLS,
+    "backups/admin/test_lost_key.py": _FORMS,
+    "backups/admin/test_plans.py": _FORMS,
+    "backups/admin/test_sources.py": _FORMS,
+    "backups/admin/test_targets.py": _FORMS,
+    "backups/admin/test_wizard.py": _FORMS,
+    "backups/cli": _CALLS,
+    "backups/kit/test_recovery_line.py": "it makes lines of text",
+    "backups/proof/test_ladder.py": _STORE,
+    "console/test_base.py": _FORMS,
+    "console/test_people.py": _FORMS,
+    "deployments/cli": _CALLS,
+    "identity/test_token_endpoint.py": "it reads one user, as Django's own log-in does",
+    "ratelimits/shedding/test_row.py": _FORMS,
+    "ratelimits/test_admin_form.py": _FORMS,
+    "ratelimits/test_decorators.py": "what is limited is counted in Redis",
+    "schedules/test_admin.py": _FORMS,
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests that touch the SQL database are marked, so that a second pass can run them on PostgreSQL."""
+    here = Path(__file__).parent
     for item in items:
         names = getattr(item, "fixturenames", ())
-        if {"db", "transactional_db", "django_db_setup"} & set(names) or item.get_closest_marker("django_db"):
+        if not ({"db", "transactional_db", "django_db_setup"} & set(names) or item.get_closest_marker("django_db")):
+            continue
+        inside = item.path.relative_to(here)
+        if not any(str(place) in SQLITE_IS_ENOUGH for place in (inside, *inside.parents)):
             item.add_marker(pytest.mark.database)
+
+
+def pytest_collection_finish() -> None:
+    """What was loaded and collected stays: the collector of garbage need not look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -166,3 +166,10 @@ def test_pages_and_places_that_the_code_sends_people_to_exist() -> None:
         for page, _ in named
     }
     assert {f"{page}#{anchor}" for page, anchor in named if anchor not in marked[page]} == set()
+
+
+def test_what_is_left_out_on_postgresql_is_there_and_says_why() -> None:
+    from tests.conftest import SQLITE_IS_ENOUGH
+
+    assert [place for place in SQLITE_IS_ENOUGH if not (ROOT / "tests" / place).exists()] == []
+    assert all(SQLITE_IS_ENOUGH.values())
