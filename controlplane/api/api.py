@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ninja import NinjaAPI, Swagger
+from ninja.openapi.schema import OpenAPISchema
 
 from controlplane import __version__
+from controlplane.kernel.problems import CONTENT_TYPE
 
 from .problems import add_handlers
 from .routes import backups, deployments, health, history, limits
 
-api = NinjaAPI(
+
+class Api(NinjaAPI):
+    """Says in its description that problems have a content type of their own, and where `Location` comes with."""
+
+    def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        schema = super().get_openapi_schema(**options)
+        for methods in schema["paths"].values():
+            for operation in methods.values():
+                for status, answer in operation["responses"].items():
+                    _correct(int(status), answer)
+        return schema
+
+
+def _correct(status: int, answer: dict[str, Any]) -> None:
+    if status >= 400:
+        answer["content"] = {CONTENT_TYPE: next(iter(answer["content"].values()))}
+    elif status in (201, 202):
+        answer["headers"] = {"Location": {"schema": {"type": "string"}, "description": "Where it can be looked at."}}
+
+
+api = Api(
     title="Zantara control plane",
     version=__version__,
     description=(

@@ -10,6 +10,7 @@ from ninja.security import HttpBearer
 from .bearer import token_of
 from .models import ApiToken
 from .problems import NotPermitted, OutOfScope
+from .schemas import Problem
 from .scopes import SCOPES
 
 
@@ -53,6 +54,22 @@ def caller(request: HttpRequest) -> ApiToken:
     return token
 
 
-def scoped(scope: str, **options: Any) -> dict[str, Any]:
-    """What an operation is declared with: its authentication, and its scope where people and programs read it."""
-    return {"auth": ApiTokenAuth(scope), "openapi_extra": {"x-scope": scope}, "exclude_none": False, **options}
+#: What any operation may answer instead.
+_PROBLEMS = frozenset({400, 401, 403, 404, 409, 422, 429, 503})
+_KEY = {
+    "in": "header",
+    "name": "Idempotency-Key",
+    "schema": {"type": "string", "maxLength": 200},
+    "required": False,
+    "description": "Sent twice, done once, and answered twice the same, for 24 hours.",
+}
+
+
+def scoped(scope: str, *, response: Any, **options: Any) -> dict[str, Any]:
+    """What an operation is declared with: its authentication, its scope where people and programs read it, and its
+    answers. ``response``: a schema, or {status: schema} of one that acts once for each key."""
+    extra: dict[str, Any] = {"x-scope": scope}
+    if isinstance(response, dict):
+        extra["parameters"] = [_KEY]
+    answers = {**(response if isinstance(response, dict) else {200: response}), _PROBLEMS: Problem}
+    return {"auth": ApiTokenAuth(scope), "openapi_extra": extra, "response": answers, **options}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from django.apps import apps
 from django.core.serializers.json import DjangoJSONEncoder
 from django.db import models
-from django.db.models import OuterRef, Subquery
+from django.db.models import OuterRef, Q, Subquery
 from django.http import Http404
 
 from controlplane.kernel.logs import redact
@@ -43,26 +44,49 @@ def visible_models(person: Any, wanted: str = "") -> list[type[models.Model]]:
     return [found[wanted.lower()]]
 
 
-def entries(
-    kinds: Iterable[type[models.Model]], *, object_id: str = "", before: datetime | None = None, limit: int
-) -> tuple[list[dict[str, Any]], bool]:
-    """The last ``limit`` changes of these kinds, as ``schemas.HistoryEntry``, and whether there are older ones.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a page ends: behind it come older changes, and of the same instant those that sort lower."""
 
-    Changes of one instant stay together, so that the next page, which begins before it, misses none.
-    """
+    at: datetime
+    label: str
+    history_id: int
+
+    def __str__(self) -> str:
+        return f"{self.at.isoformat()}~{self.label}~{self.history_id}"
+
+    @classmethod
+    def read(cls, text: str) -> Place:
+        """The place again; ValueError for what is none."""
+        at, label, history_id = text.split("~")
+        place = cls(datetime.fromisoformat(at), label, int(history_id))
+        if place.at.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return place
+
+
+def entries(
+    kinds: Iterable[type[models.Model]], *, object_id: str = "", behind: Place | None = None, limit: int
+) -> tuple[list[dict[str, Any]], Place | None]:
+    """The last ``limit`` changes of these kinds, as ``schemas.HistoryEntry``, and the place behind which there are
+    older ones; None where there are none."""
     found: list[Any] = []
     for model in kinds:
-        found += _rows(model, object_id, before, limit + 1)
-    found.sort(key=lambda row: (row.history_date, row.history_id), reverse=True)
-    last = limit
-    while limit < last + 1 <= len(found) - 1 and found[last].history_date == found[last - 1].history_date:
-        last += 1
-    shown = found[:last]
+        found += _rows(model, object_id, behind, limit + 1)
+    found.sort(key=lambda row: (row.history_date, _label(row), row.history_id), reverse=True)
+    shown = found[:limit]
     older = _older(shown)
-    return [_entry(row, older.get((type(row), row.history_id))) for row in shown], len(found) > last
+    more = None
+    if len(found) > limit:
+        more = Place(shown[-1].history_date, _label(shown[-1]), shown[-1].history_id)
+    return [_entry(row, older.get((type(row), row.history_id))) for row in shown], more
 
 
-def _rows(model: type[models.Model], object_id: str, before: datetime | None, most: int) -> list[Any]:
+def _label(row: Any) -> str:
+    return str(row.instance_type._meta.label_lower)
+
+
+def _rows(model: type[models.Model], object_id: str, behind: Place | None, most: int) -> list[Any]:
     history: type[models.Model] = getattr(model, model._meta.simple_history_manager_attribute).model  # type: ignore[attr-defined]
     key = model._meta.pk.attname
     same = history._base_manager.filter(**{key: OuterRef(key), "history_id__lt": OuterRef("history_id")})
@@ -73,8 +97,13 @@ def _rows(model: type[models.Model], object_id: str, before: datetime | None, mo
         if not object_id.isascii() or not object_id.isdigit():
             return []
         rows = rows.filter(**{key: int(object_id)})
-    if before is not None:
-        rows = rows.filter(history_date__lt=before)
+    if behind is not None:
+        label = model._meta.label_lower
+        until = Q(history_date__lt=behind.at)
+        if label <= behind.label:
+            tie = Q(history_date=behind.at)
+            until |= tie if label < behind.label else tie & Q(history_id__lt=behind.history_id)
+        rows = rows.filter(until)
     return list(rows.order_by("-history_date", "-history_id")[:most])
 
 
@@ -92,7 +121,7 @@ def _entry(row: Any, older: Any | None) -> dict[str, Any]:
     model = row.instance_type
     return {
         "at": row.history_date,
-        "model": model._meta.label_lower,
+        "model": _label(row),
         "object_id": str(getattr(row, model._meta.pk.attname)),
         "object": _name(row),
         "what": _WHAT[row.history_type],

@@ -15,6 +15,7 @@ from hashlib import sha256
 from django.db import IntegrityError, transaction
 from django.http import HttpRequest, HttpResponse
 from ninja import Schema
+from ninja.responses import NinjaJSONEncoder
 
 from controlplane.kernel import clock
 
@@ -95,7 +96,7 @@ def _digest_of(request: HttpRequest) -> str:
 
 
 def _as_row(accepted: Accepted) -> RememberedAnswer:
-    body = accepted.body.model_dump(mode="json")
+    body = json.loads(json.dumps(accepted.body.model_dump(), cls=NinjaJSONEncoder))  # as every other answer is written
     return RememberedAnswer(status=accepted.status, location=accepted.location, body=body)
 
 

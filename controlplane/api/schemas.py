@@ -143,7 +143,7 @@ class DeploymentLine(Schema):
 class Stage(Schema):
     percent: float
     bake_seconds: int
-    is_: Literal["done", "now", "ahead"] = Field(alias="is", serialization_alias="is")
+    standing: Literal["done", "now", "ahead"]
 
 
 class Step(Schema):

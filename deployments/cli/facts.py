@@ -97,7 +97,11 @@ def deployment_in_full(deployment: Deployment) -> dict[str, Any]:
     return {
         **deployment_as_json(deployment),
         "stages": [
-            {"percent": stage.permille / 10, "bake_seconds": stage.bake_seconds, "is": _is(deployment, number)}
+            {
+                "percent": stage.permille / 10,
+                "bake_seconds": stage.bake_seconds,
+                "standing": _standing(deployment, number),
+            }
             for number, stage in enumerate(deployment.stage_plan)
         ],
         "observed_seconds": deployment.observed_seconds,
@@ -112,7 +116,7 @@ def deployment_in_full(deployment: Deployment) -> dict[str, Any]:
     }
 
 
-def _is(deployment: Deployment, number: int) -> str:
+def _standing(deployment: Deployment, number: int) -> str:
     """``done``, ``now`` or ``ahead``, of a stage; nothing is now once traffic went back."""
     if deployment.state == "succeeded" or deployment.state in ("validating", "finishing"):
         return "done"

@@ -33,7 +33,8 @@ def status(options: Mapping[str, Any], output: DeployOutput) -> int:
     output.document(shown)
     output.line(headline(deployment))
     rows = [
-        (_STAGE_MARKS[stage["is"]], share(stage["percent"]), f"{stage['bake_seconds']} s") for stage in shown["stages"]
+        (_STAGE_MARKS[stage["standing"]], share(stage["percent"]), f"{stage['bake_seconds']} s")
+        for stage in shown["stages"]
     ]
     output.table(("", "stage", "watched for"), rows, "")
     for step in shown["steps"]:

@@ -120,10 +120,10 @@ def drawing(deployment: Deployment, now: datetime | None = None) -> Group:
     for head in ("", "stage", "requested", "seen", "watched"):
         table.add_column(head)
     for number, stage in enumerate(shown["stages"], start=1):
-        is_now = stage["is"] == "now"
+        is_now = stage["standing"] == "now"
         seen = share(shown["effective_percent"]) if is_now else ""
         watched = f"{deployment.observed_seconds if is_now else 0:.0f} of {stage['bake_seconds']} s"
-        table.add_row(_MARKS[stage["is"]], str(number), share(stage["percent"]), seen, watched)
+        table.add_row(_MARKS[stage["standing"]], str(number), share(stage["percent"]), seen, watched)
     parts: list[Any] = [Text(headline(deployment), style="bold"), table]
     parts += [Text(f"{_mark(step)} {step['phase']}: {step['name']} {step['summary']}") for step in shown["steps"]]
     parts += [Text(text) for text in sentences(shown)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +15,8 @@ from controlplane.api.models import ApiToken
 from controlplane.api.scopes import SCOPES
 from controlplane.api.tokens import make_token
 from controlplane.kernel import clock
+from ratelimits.limiter import get_limiter
+from ratelimits.role_source import role_source
 from tests.console.people import person
 
 
@@ -62,3 +64,19 @@ def program(root: User) -> Program:
 @pytest.fixture
 def with_scopes(root: User) -> Callable[..., Program]:
     return lambda *scopes: Program(token_for(root, *scopes)[1])
+
+
+@pytest.fixture(autouse=True)
+def _no_limits_of_another_test() -> Iterator[None]:
+    """The process remembers the profiles that it has seen in force, and their roles."""
+    get_limiter.cache_clear()
+    role_source.forget()
+    yield
+    get_limiter.cache_clear()
+    role_source.forget()
+
+
+@pytest.fixture
+def roles_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every ten seconds some request asks the database for the roles; not in a test that counts queries."""
+    monkeypatch.setattr(role_source, "_ask_at", float("inf"))

@@ -21,7 +21,7 @@ router = Router(tags=["backups"])
 READ, RUN = "backups:read", "backups:run"
 
 
-class Filters(Paging):
+class BackupFilters(Paging):
     """Which backups. Deleted ones are left out unless their state is asked for."""
 
     plan: str = ""
@@ -41,7 +41,7 @@ def _proof_as_json(proof: ProofRun) -> dict[str, Any]:
 
 
 @router.get("/backups", **scoped(READ, operation_id="list_backups", response=schemas.Page[schemas.Backup]))
-def list_backups(request: HttpRequest, filters: Query[Filters]) -> dict[str, Any]:
+def list_backups(request: HttpRequest, filters: Query[BackupFilters]) -> dict[str, Any]:
     """Backups, the newest first."""
     rows = BackupRecord.objects.select_related("target").prefetch_related("artifacts")
     rows = rows.filter(state=filters.state) if filters.state else rows.exclude(state="deleted")

@@ -22,7 +22,7 @@ router = Router(tags=["deployments"])
 READ, WRITE, STEER = "deployments:read", "deployments:write", "deployments:steer"
 
 
-class Filters(Paging):
+class DeploymentFilters(Paging):
     """Which deployments."""
 
     service: str = ""
@@ -106,7 +106,7 @@ def create_release(request: HttpRequest, name: str, body: schemas.NewRelease) ->
 @router.get(
     "/deployments", **scoped(READ, operation_id="list_deployments", response=schemas.Page[schemas.DeploymentLine])
 )
-def list_deployments(request: HttpRequest, filters: Query[Filters]) -> dict[str, Any]:
+def list_deployments(request: HttpRequest, filters: Query[DeploymentFilters]) -> dict[str, Any]:
     """Deployments, the newest first."""
     rows = facts.deployments()
     given = {"service__name": filters.service, "release__version": filters.version, "state": filters.state}

@@ -35,7 +35,7 @@ def test_a_release_is_asked_for_and_the_command_does_not_wait(call: Call, shop: 
 def test_stages_and_pipeline_can_be_left_out(call: Call, shop: Service) -> None:
     called = call("shop", "--version", "2.0", "--at-once", "--skip-pipeline", "--json")
     deployment = Deployment.objects.get()
-    assert called.document["stages"] == [{"percent": 100.0, "bake_seconds": 0, "is": "ahead"}]
+    assert called.document["stages"] == [{"percent": 100.0, "bake_seconds": 0, "standing": "ahead"}]
     assert (called.document["name"], deployment.skips_pipeline) == (deployment.name, True)
 
 

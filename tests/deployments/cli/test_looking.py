@@ -43,7 +43,7 @@ def test_how_one_deployment_stands(call: Call, baking: Deployment) -> None:
     assert "  Nothing speaks against it." in lines
     assert "  Health score 100." in lines
     document = call("status", baking.name, "--json").document
-    assert [stage["is"] for stage in document["stages"]] == ["done", "now", "ahead"]
+    assert [stage["standing"] for stage in document["stages"]] == ["done", "now", "ahead"]
     assert (document["requested_percent"], document["effective_percent"]) == (50.0, 49.8)
     assert "promote" in document["possible_commands"]
 
