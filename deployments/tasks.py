@@ -1,3 +1,43 @@
-"""The tasks of deployments. A message holds a number only; whoever gets it twice finds the row taken or done."""
+"""The tasks of deployments. A message holds a number only; whoever gets it twice finds the service taken or done.
+
+Ticks are acknowledged when they begin: the next one is two seconds away, and a lease, not a message, brings back
+what a killed worker left.
+"""
 
 from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+from celery import shared_task
+from celery.app.task import Task
+
+from controlplane.kernel.registry import ScheduleSpec
+
+from .engine import sending
+from .engine import tick as engine
+
+_TICK: dict[str, Any] = {"ignore_result": True, "acks_late": False, "soft_time_limit": 20, "time_limit": 30}
+
+TICK = ScheduleSpec(
+    name="deployments.tick",
+    task="deployments.tick",
+    label="Move deployments on",
+    description="Looks after every service: its deployment, its instances, and what the edge does.",
+    every_seconds=2,
+    queue="engine",
+    expires_seconds=4,
+    editable=False,
+)
+SCHEDULES = (TICK,)
+
+
+@shared_task(name=TICK.task, **_TICK)
+def tick() -> str:
+    return f"{engine.tick()} due"
+
+
+@shared_task(name=sending.TICK_TASK, bind=True, **_TICK)
+def tick_service(self: Task[Any, Any], pk: int) -> str:
+    return engine.tick_service(pk, owner=f"{socket.gethostname()}:{os.getpid()}:{self.request.id or 'direct'}")

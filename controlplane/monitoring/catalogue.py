@@ -8,6 +8,7 @@ from typing import Literal
 #: Bounds of the request duration, in seconds: the seed's.
 DURATION_BUCKETS = (0.1, 0.3, 0.5, 0.7, 1.0, 3.0, 5.0, 7.0, 10.0)
 TASK_BUCKETS = (0.1, 0.5, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+DETECT_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0, 45.0, 90.0, 180.0, 600.0)
 DELAY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)
 
 
@@ -216,6 +217,72 @@ METRICS: tuple[Spec, ...] = (
         "gauge",
         "Sets of a target without a record (in the store only) and records without a set (in the database only).",
         ("target", "kind"),
+        at="scrape",
+    ),
+    Spec(
+        "zantara_deployment_state",
+        "gauge",
+        "1 for the state that each deployment which is not over is in.",
+        ("service", "release", "state"),
+        at="scrape",
+    ),
+    Spec(
+        "zantara_deployment_share_ratio",
+        "gauge",
+        "The share of a new release in its service's requests: requested, and effective as the edge was read back.",
+        ("service", "release", "kind"),
+        at="scrape",
+    ),
+    Spec(
+        "zantara_deployment_evidence",
+        "gauge",
+        "The E-value against a new release, of the tests on errors and on slow requests.",
+        ("service", "test"),
+        at="scrape",
+    ),
+    Spec(
+        "zantara_judge_source_age_seconds",
+        "gauge",
+        "Time since the health of a new release was last really seen, counters and instances both.",
+        ("service",),
+        at="scrape",
+    ),
+    Spec(
+        "zantara_deployment_ends_total",
+        "counter",
+        "Deployments that are over, by the state in which they ended.",
+        ("service", "state"),
+        most_series=400,
+    ),
+    Spec(
+        "zantara_deployment_detect_seconds",
+        "histogram",
+        "From the first bad request of a release that was taken back to the moment at which it had no share any more.",
+        ("service",),
+        DETECT_BUCKETS,
+        most_series=100,
+    ),
+    Spec(
+        "zantara_engine_tick_lag_seconds",
+        "gauge",
+        "How late the latest tick of a service is.",
+        at="scrape",
+    ),
+    Spec(
+        "zantara_engine_takeovers_total",
+        "counter",
+        "Ticks that took a service over from a process that never gave it back.",
+    ),
+    Spec(
+        "zantara_engine_fence_rejections_total",
+        "counter",
+        "Ticks that found their service taken over by another, and wrote nothing more.",
+    ),
+    Spec(
+        "zantara_instances",
+        "gauge",
+        "Instances of a service by their condition: starting, ready, unready, draining, stopping or failed.",
+        ("service", "condition"),
         at="scrape",
     ),
     Spec(

@@ -19,6 +19,11 @@ def send_tick(service_pk: int) -> None:
     transaction.on_commit(lambda: _send(service_pk))
 
 
+def send_now(service_pk: int) -> None:
+    """At once, for whoever has nothing to commit."""
+    _send(service_pk)
+
+
 def _send(service_pk: int) -> None:
     try:
         current_app.send_task(TICK_TASK, args=[service_pk], queue=QUEUE, expires=EXPIRES_SECONDS, retry=False)

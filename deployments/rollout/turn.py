@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from deployments.stages import FULL
 
 from . import fleet
 from .capacity import Exchange, canary, exchange
+from .policy import RolloutPolicy
 from .types import (
     TICK_SECONDS,
     Applied,
@@ -173,19 +174,7 @@ class Turn:
 
     def gates(self) -> str:
         """A hard reason against the new release, in a sentence; empty where there is none."""
-        policy = self.view.policy
-        for one in self.of(self.view.release):
-            if one.leaves:
-                continue
-            if one.failure:
-                return f"{one.name} cannot be started: {one.failure}"
-            if one.oom_killed:
-                return f"{one.name} was killed because it needed more memory than it may have."
-            if one.restarts >= CRASH_LOOP:
-                return f"{one.name} ended by itself {one.restarts} times."
-            if one.unready_seconds is not None and one.unready_seconds >= policy.readiness_deadline_seconds:
-                return f"{one.name} has not been ready for {one.unready_seconds:.0f} s."
-        return ""
+        return hard_reason(self.of(self.view.release), self.view.policy)
 
     def trouble(self) -> str:
         """Why the new release is to be taken back now: a gate, or the judge's verdict."""
@@ -197,3 +186,19 @@ class Turn:
 
 def _given(permille: Mapping[str, int]) -> dict[str, int]:
     return {release: share for release, share in permille.items() if share}
+
+
+def hard_reason(instances: Iterable[InstanceView], policy: RolloutPolicy) -> str:
+    """What speaks against a release without any statistics: an instance of it cannot live."""
+    for one in instances:
+        if one.leaves:
+            continue
+        if one.failure:
+            return f"{one.name} cannot be started: {one.failure}"
+        if one.oom_killed:
+            return f"{one.name} was killed because it needed more memory than it may have."
+        if one.restarts >= CRASH_LOOP:
+            return f"{one.name} ended by itself {one.restarts} times."
+        if one.unready_seconds is not None and one.unready_seconds >= policy.readiness_deadline_seconds:
+            return f"{one.name} has not been ready for {one.unready_seconds:.0f} s."
+    return ""

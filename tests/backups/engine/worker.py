@@ -30,8 +30,8 @@ def main() -> None:
 
 
 def _pause_instead(*, believes_seconds: float) -> None:
-    from backups import killpoints
     from backups.engine import fence
+    from controlplane.kernel import killpoints
 
     killpoints.signal = SimpleNamespace(SIGKILL=signal.SIGSTOP)  # type: ignore[attr-defined]
     fence._BELIEVED_SECONDS = believes_seconds
