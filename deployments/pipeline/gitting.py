@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from controlplane.kernel.logs import redact_text
+from controlplane.kernel.redaction import redact_text
 from deployments.errors import FetchFailed
 
 from .fetch import user_and_password, without_password

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import BinaryIO
 from urllib.parse import quote
 
-from controlplane.kernel.logs import MASK, redact_text
+from controlplane.kernel.redaction import MASK, redact_text
 
 #: A shorter value is no secret: masking each “1” would leave nothing to read.
 SHORTEST_SECRET = 4
