@@ -26,7 +26,7 @@ _SCHEDULED = (BackupRecord.Trigger.SCHEDULE, BackupRecord.Trigger.MISSED)
 _AT_ONCE = (BackupRecord.Trigger.SAFETY, BackupRecord.Trigger.DEPLOYMENT)
 _TRIES = 20
 #: The first run is asked for while the services that it saves are still starting.
-FIRST_WAIT = timedelta(seconds=15)
+FIRST_WAIT = timedelta(seconds=40)
 
 
 def request_backup(

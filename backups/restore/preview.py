@@ -17,6 +17,7 @@ from backups.errors import CannotRestore, NoIdentity
 from backups.keys import Identity
 from backups.machines import RESTORE
 from backups.models import Artifact, BackupPlan, BackupRecord, RestoreRecord
+from backups.services import ChildControl
 from backups.sources.base import Finding, Place
 from controlplane.kernel.errors import ZantaraError
 from controlplane.kernel.ports import ServiceControl, all_service_controls
@@ -141,7 +142,8 @@ def preview(
 def services_to_stop(controls: Mapping[str, ServiceControl], options: Options) -> list[str]:
     """Names in the order in which they are stopped; CannotRestore for one that nothing here controls.
 
-    With ``stop_services`` and none named: those that administrators described, and the sample service.
+    With ``stop_services`` and none named: those that administrators described, and those that are deployed. The
+    stack's own children are stopped only by name.
     """
     if not options.stops_services:
         return []
@@ -153,10 +155,7 @@ def services_to_stop(controls: Mapping[str, ServiceControl], options: Options) -
                     remedy=f"It can stop: {', '.join(sorted(controls)) or 'none'}. Others are described in the admin.",
                 )
         return list(options.services)
-    from backups.models import ControlledService
-
-    described = set(ControlledService.objects.values_list("name", flat=True))
-    return [name for name in controls if name in described or name == "sample"]
+    return [name for name, control in controls.items() if not isinstance(control, ChildControl)]
 
 
 def _fails(findings: Iterable[Finding]) -> bool:

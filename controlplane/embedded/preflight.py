@@ -17,10 +17,16 @@ from controlplane.kernel.errors import ConfigurationError, Refused
 from controlplane.kernel.local_secrets import data_dir
 from controlplane.kernel.redis_server import find_server
 from controlplane.kernel.redis_urls import default_redis_url, socket_path
+from deployments.edge import envoy_program
 
 from . import processes
-from .children import HOST, Plan
+from .children import HOST, SERVICE, Plan
 
+#: What the children find made; the service's folder of metrics is shared by its instances.
+FOLDERS = (
+    "run", "run/children", "run/ready", "run/metrics", f"run/metrics/{SERVICE}", "logs", "redis", "chroma", "edge",
+    "deployments",
+)  # fmt: skip
 #: How long a new run waits for one that is just going down; a little more than the longest shutdown.
 WAIT_FOR_STOPPING_SECONDS = 12.0
 #: A supervisor whose starter was killed needs a moment to notice.
@@ -32,7 +38,7 @@ def make_plan(environ: Mapping[str, str]) -> Plan:
     env = Env(environ)
     folder = data_dir(env)
     web_port = env.port("ZANTARA_WEB_PORT", 8000)
-    sample_port = env.port("ZANTARA_EDGE_PORT", 3000)
+    edge_port = env.port("ZANTARA_EDGE_PORT", 3000)
     outside_redis = env.url("ZANTARA_REDIS_URL", None, schemes=("redis", "rediss", "unix"))
     outside_chroma = env.url("ZANTARA_CHROMA_URL", None, schemes=("http", "https"))
     chroma_port: int | None = None
@@ -41,7 +47,7 @@ def make_plan(environ: Mapping[str, str]) -> Plan:
     return Plan(
         data_dir=folder,
         web_port=web_port,
-        sample_port=sample_port if _has_sample() else None,
+        edge_port=edge_port if _has_sample() and envoy_program() is not None else None,
         chroma_port=chroma_port,
         redis_server=find_server() if outside_redis is None else None,
         redis_socket=socket_path(folder),
@@ -67,7 +73,7 @@ def _free_port() -> int:
 def prepare_directories(plan: Plan) -> None:
     """Make the folders of the data directory, readable for this user alone, and prove that they can be written."""
     try:
-        for name in ("run", "run/children", "run/ready", "run/metrics", "logs", "redis", "chroma"):
+        for name in FOLDERS:
             (plan.data_dir / name).mkdir(mode=0o700, parents=True, exist_ok=True)
         probe = plan.run_dir / f".writable.{os.getpid()}"
         probe.write_bytes(b"")
@@ -140,8 +146,8 @@ class Lock:
 def check_ports(plan: Plan) -> None:
     """Refuse ports that somebody listens on, with the variable that moves ours."""
     wanted = {"ZANTARA_WEB_PORT": plan.web_port}
-    if plan.sample_port is not None:
-        wanted["ZANTARA_EDGE_PORT"] = plan.sample_port
+    if plan.edge_port is not None:
+        wanted["ZANTARA_EDGE_PORT"] = plan.edge_port
     if plan.chroma_port is not None:
         wanted["ZANTARA_CHROMA_PORT"] = plan.chroma_port
     names = list(wanted)

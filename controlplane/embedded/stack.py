@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from . import leftovers, preflight, readiness
+from . import instances, leftovers, preflight, readiness
 from .children import HOST, Plan, bootstrap_child, redis_child, service_children
 from .output import Terminal
 from .supervisor import Supervisor
@@ -23,7 +23,7 @@ def run_stack(environ: Mapping[str, str], terminal: Terminal) -> None:
     lock = preflight.Lock(plan.run_dir / "up.lock")
     try:
         lock.acquire()
-        if cleaned := leftovers.clean_up(plan.marks_dir):
+        if cleaned := [*leftovers.clean_up(plan.marks_dir), *instances.stop_all(plan.data_dir)]:
             terminal.line(f"ended what an earlier run had left: {', '.join(cleaned)}")
         preflight.check_ports(plan)
         preflight.prepare_socket_directory(plan.redis_socket)
@@ -35,6 +35,8 @@ def run_stack(environ: Mapping[str, str], terminal: Terminal) -> None:
             services=service_children(plan),
             is_orphaned=lambda: starter.isdigit() and os.getppid() != int(starter),
             on_stopping=lambda: lock.say("stopping"),
+            on_services_ended=lambda: instances.stop_all(plan.data_dir),
+            serves=readiness.http_ok(plan.edge_port, "/readyz") if plan.edge_port is not None else lambda: True,
         )
         _say_addresses(plan, terminal)
         _write_chroma_url(plan)
@@ -48,8 +50,8 @@ def run_stack(environ: Mapping[str, str], terminal: Terminal) -> None:
 
 def _say_addresses(plan: Plan, terminal: Terminal) -> None:
     rows = [("admin", f"http://{HOST}:{plan.web_port}/admin/")]
-    if plan.sample_port is not None:
-        rows.append(("sample service", f"http://{HOST}:{plan.sample_port}/zantara.unified"))
+    if plan.edge_port is not None:
+        rows.append(("sample service", f"http://{HOST}:{plan.edge_port}/zantara.unified"))
     rows.append(("vector store", plan.chroma_url or "none (the Python package chromadb is not installed)"))
     rows.append(("data and logs", str(plan.data_dir)))
     for label, value in rows:

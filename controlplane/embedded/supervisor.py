@@ -56,7 +56,7 @@ class Supervisor:
         services: Sequence[Child],
         is_orphaned: Callable[[], bool] = lambda: False,
         on_stopping: Callable[[], None] = lambda: None,
-        on_services_ended: Callable[[], None] = lambda: None,
+        on_services_ended: Callable[[], object] = lambda: None,
         serves: Callable[[], bool] = lambda: True,
     ) -> None:
         self._plan, self._terminal = plan, terminal

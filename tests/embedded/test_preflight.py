@@ -46,7 +46,7 @@ def hold(path: Path, state: str, seconds: float) -> subprocess.Popen[str]:
 def test_the_ports_and_the_data_directory_have_their_defaults() -> None:
     plan = preflight.make_plan({})
     assert (plan.web_port, plan.data_dir) == (8000, Path(__file__).parents[2] / "var")
-    assert plan.sample_port in (3000, None)
+    assert plan.edge_port in (3000, None)
     assert plan.redis_url == f"unix://{plan.data_dir}/run/redis.sock?db=0"
 
 
@@ -184,31 +184,27 @@ def test_the_wheels_server_is_found_where_path_has_none(monkeypatch: pytest.Monk
     assert "alkey server v=" in version
 
 
-def test_every_child_knows_where_the_stack_is_and_the_sample_gets_no_secret_of_the_control_plane(
-    tmp_path: Path,
-) -> None:
+def test_every_child_knows_where_the_stack_is_and_the_edge_gets_nothing_of_it(tmp_path: Path) -> None:
     (tmp_path / "secrets").mkdir()
     for name in ("secret_key", "jwt_secret", "limits_secret"):
         (tmp_path / "secrets" / name).write_text("x")
     plan = plan_for(tmp_path, ZANTARA_SECRET_KEY="s" * 50, ZANTARA_DATABASE_URL="sqlite:////x", HOME="/home/x")
-    for child in service_children(plan):
+    preflight.prepare_directories(plan)
+    preflight.prepare_socket_directory(plan.redis_socket)
+    children = {child.name: child for child in service_children(plan)}
+    edge = children.pop("edge")
+    assert set(edge.environ) == {"PATH"}
+    for child in children.values():
         assert child.environ["ZANTARA_DATA_DIR"] == str(tmp_path)
         assert child.environ["ZANTARA_REDIS_URL"] == plan.redis_url
         assert child.environ["ZANTARA_JWT_SECRET_FILE"] == str(tmp_path / "secrets" / "jwt_secret")
         assert child.environ["HOME"] == "/home/x"
-        assert ("ZANTARA_SECRET_KEY" in child.environ) is (child.name != "sample")
-        assert ("ZANTARA_DATABASE_URL" in child.environ) is (child.name != "sample")
+        assert "ZANTARA_SECRET_KEY" in child.environ
         assert all("x" * 5 not in argument for argument in child.argv)
-    metrics = {
-        child.name: Path(child.environ["PROMETHEUS_MULTIPROC_DIR"])
-        for child in service_children(plan)
-        if child.name != "chroma"
-    }
-    assert metrics.pop("sample") == plan.run_dir / "metrics" / "sample"
-    assert set(metrics.values()) == {plan.run_dir / "metrics" / "controlplane"}, "one service counts in one folder"
-    assert [child.wipe for child in (bootstrap_child(plan), *service_children(plan)) if child.wipe is not None] == [
+    metrics = {Path(child.environ["PROMETHEUS_MULTIPROC_DIR"]) for child in children.values() if child.name != "chroma"}
+    assert metrics == {plan.run_dir / "metrics" / "controlplane"}, "one service counts in one folder"
+    assert [child.wipe for child in (bootstrap_child(plan), *children.values()) if child.wipe is not None] == [
         plan.run_dir / "metrics" / "controlplane",
-        plan.run_dir / "metrics" / "sample",
     ], "a worker that starts again must not take away what the others have counted"
 
 
