@@ -57,6 +57,16 @@ def test_the_names_and_labels_are_pinned() -> None:
         "zantara_backup_drill_restore_seconds": ("plan", "artifact"),
         "zantara_backup_rpo_breach": ("plan",),
         "zantara_backup_orphans": ("target", "kind"),
+        "zantara_deployment_state": ("service", "release", "state"),
+        "zantara_deployment_share_ratio": ("service", "release", "kind"),
+        "zantara_deployment_evidence": ("service", "test"),
+        "zantara_judge_source_age_seconds": ("service",),
+        "zantara_deployment_ends_total": ("service", "state"),
+        "zantara_deployment_detect_seconds": ("service",),
+        "zantara_engine_tick_lag_seconds": (),
+        "zantara_engine_takeovers_total": (),
+        "zantara_engine_fence_rejections_total": (),
+        "zantara_instances": ("service", "condition"),
         "zantara_scrape_errors_total": ("collector",),
     }
     assert DURATION_BUCKETS == (0.1, 0.3, 0.5, 0.7, 1, 3, 5, 7, 10)
