@@ -29,9 +29,13 @@ TOP_STEPS, CROWDED_SHARE = 8, 0.92
 #: A house is full above this share of its threads: between two requests a thread is free for a moment.
 FULL_SHARE = 0.95
 #: Where so many connections per thread are open beyond those of quiet moments, callers stand outside: then a house is
-#: full above the lower share, and for ``STEPS``. Eight wait 0.4 s for a view that takes 50 ms. On a machine that does
+#: full that is merely busy, and after ``STEPS``. Eight wait 0.4 s for a view that takes 50 ms. On a machine that does
 #: other work as well, all threads may not be in use for 95 % of the time however long the queue is.
-OUTSIDE_PER_THREAD, BUSY_WITH_QUEUE_SHARE, QUIET_SHARE = 8, 0.85, 0.7
+OUTSIDE_PER_THREAD = 8
+#: A queue that stays for so many steps although the low classes make room: more threads must be free to refuse.
+QUEUE_STEPS = 12
+#: Quiet moments have this share of the threads in use at most. What is usual falls at once and rises in five seconds.
+QUIET_SHARE, USUAL_RISE = 0.5, 0.02
 #: What is asked for must fall below this share of the threads before a full house counts as over.
 ROOM_SHARE = 0.85
 #: The top class may hold this share of the threads, however far the bound is cut: of eight all but one, which refuses.
@@ -204,8 +208,8 @@ class Adaptive(_Steered):
     requests compute, a sleeping thread wakes late; a proxy says that requests wait. Then the low classes
     make room. Where requests compute, fewer of them are kept in hand until a sleeping thread wakes in time again,
     for they only delay each other and the refusals; a quarter of the threads stays in use, because with fewer the
-    interpreter idles between two callers. Where they wait for others, all threads but one stay in use. It is over
-    when all that is asked for would fit again.
+    interpreter idles between two callers. Where they wait for others, all threads but one stay in use, or fewer where
+    that one cannot refuse as fast as callers come. It is over when all that is asked for would fit again.
     """
 
     standing: bool = False
@@ -215,12 +219,14 @@ class Adaptive(_Steered):
     _asked: float = 0.0
     _asked_cpu: float = 0.0
     _usual_connections: float = 0.0
+    _queue_steps: int = 0
 
     def late(self, seen: Seen, policy: SheddingPolicy) -> bool:
         return seen.lag * 1000 > policy.lag_ms
 
     def steer(self, seen: Seen, policy: SheddingPolicy) -> None:
-        if self.late(seen, policy):
+        # a queue that stays: the threads that are left cannot refuse as fast as callers come
+        if self.late(seen, policy) or self._queue_steps >= QUEUE_STEPS:
             self.limit = max(self.most * FLOOR_SHARE, self.limit * CUT)
         elif seen.lag * 1000 < policy.lag_ms * CALM_SHARE:
             self.limit = min(self.most, self.limit + RAISE)
@@ -232,10 +238,12 @@ class Adaptive(_Steered):
         """
         if seen.connections is None:
             return False
-        if seen.mean < QUIET_SHARE * self.most and not self.standing:
-            self._usual_connections += 0.1 * (seen.connections - self._usual_connections)
-            return False
-        return seen.connections - self._usual_connections >= OUTSIDE_PER_THREAD * self.most
+        more = seen.connections - self._usual_connections
+        if more < 0:
+            self._usual_connections = seen.connections
+        elif seen.mean < QUIET_SHARE * self.most and not self.standing:
+            self._usual_connections += USUAL_RISE * more
+        return more >= OUTSIDE_PER_THREAD * self.most
 
     def step(self, seen: Seen, policy: SheddingPolicy) -> Bound:
         # Little's law: what would be in hand if everybody who came were served, as quickly as those who were
@@ -246,7 +254,7 @@ class Adaptive(_Steered):
         # threads that wait for the interpreter outside, before anybody counts them, are not in hand
         stuck = stuck or (self._asked_cpu >= SATURATED and seen.lag * 1000 > policy.lag_ms * WAITING_SHARE)
         queue = self._queue(seen)
-        full = seen.mean >= (BUSY_WITH_QUEUE_SHARE if queue else FULL_SHARE) * self.most
+        full = seen.mean >= (BUSY_SHARE if queue else FULL_SHARE) * self.most
         if full or waits or stuck:
             # twice as late is twice as clear
             weight = 2 if stuck and seen.lag * 1000 > 2 * policy.lag_ms else 1
@@ -257,11 +265,12 @@ class Adaptive(_Steered):
             if not self.standing and stuck:
                 self.limit = self.most * FLOOR_SHARE  # the queue grows with every step: no time to find out slowly
             self.standing = True
-        elif self._asked < ROOM_SHARE * self.most and self._asked_cpu < ROOM_CPU and not (waits or stuck):
+        elif self._asked < ROOM_SHARE * self.most and self._asked_cpu < ROOM_CPU and not (waits or stuck or queue):
             self.standing, self.limit = False, self.most
         if not self.standing:
-            self._crowded_steps, self._crowded = 0, False
+            self._crowded_steps, self._crowded, self._queue_steps = 0, False, 0
             return Bound(self.most, pressed=False)
+        self._queue_steps = self._queue_steps + 1 if queue else 0
         self.steer(seen, policy)
         # one thread stays free to refuse: with all of them waiting the queue outside would never get shorter
         free = self.most - 1

@@ -71,18 +71,29 @@ def test_a_full_house_alone_must_last_longer_and_one_late_moment_then_settles_it
 
 
 def test_a_queue_outside_shows_in_the_connections_on_a_machine_that_does_other_work_as_well() -> None:
-    disturbed = replace(WAITING, mean=7.0, connections=80)
+    disturbed = replace(WAITING, mean=5.0, connections=80)
     assert after("adaptive", (disturbed, 4)) == Bound(8, pressed=False)
     assert after("adaptive", (disturbed, 5)).pressed
     assert after("adaptive", (replace(disturbed, connections=60), 100)) == Bound(8, pressed=False)
     assert after("adaptive", (replace(disturbed, connections=None), 100)) == Bound(8, pressed=False)
 
 
+def test_a_queue_that_stays_although_the_low_classes_make_room_leaves_more_threads_to_refuse() -> None:
+    outside = (replace(WAITING, mean=7.0, arrived=400, connections=80), 4 + 12)
+    gone = (replace(WAITING, mean=5.0, arrived=400, connections=20), 4)
+    assert after("adaptive", (outside[0], 4 + 11)).limit == 7
+    assert after("adaptive", outside).limit == pytest.approx(8 * 0.85)
+    assert after("adaptive", (outside[0], 60)).limit == 8 / 4
+    assert after("adaptive", (outside[0], 60), gone).limit == 3
+
+
 def test_connections_that_callers_merely_keep_are_no_queue() -> None:
-    quiet = (replace(CALM, connections=500), 60)
+    quiet = (replace(CALM, connections=500), 300)
     busy = replace(WAITING, mean=7.0)
     assert after("adaptive", quiet, (replace(busy, connections=550), 100)) == Bound(8, pressed=False)
     assert after("adaptive", quiet, (replace(busy, connections=600), 5)).pressed
+    fewer = (replace(busy, connections=100), 1)
+    assert after("adaptive", quiet, fewer, (replace(busy, connections=170), 5)).pressed
 
 
 def test_a_single_better_moment_does_not_hide_an_overload() -> None:
