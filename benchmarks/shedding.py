@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,6 +36,8 @@ WORKERS, THREADS = 2, 8
 #: Seconds that each rate is tried for when capacity is measured, and how often it is measured: the median counts.
 TRY_SECONDS = 3.0
 MEASUREMENTS = 3
+#: The bars are held against the median of so many runs of the controller that was kept.
+ROUNDS = 3
 #: A queue grows where the later callers of a try wait so much longer than the first ones.
 GROWTH_SECONDS = 0.1
 CONTESTANTS = {
@@ -95,14 +97,21 @@ def measure(server: Server, title: str, kinds: list[Kind]) -> None:
         f" ({WORKERS} processes, {THREADS} threads each)"
     )
     outcomes: dict[str, Outcome] = {}
+    won: list[Outcome] = []
     wanted = [name for name in os.environ.get("ZANTARA_BENCH_CONTESTANTS", "").split(",") if name] or list(CONTESTANTS)
     for name, changes in CONTESTANTS.items():
         if name not in (*wanted, WINNER):
             continue
-        with running(server, **changes) as service:
-            outcomes[name] = drive(service.port, kinds, OVERLOAD * capacity, SECONDS)
+        floods = []
+        for turn in range(ROUNDS if name == WINNER else 1):
+            with running(server, **changes) as service:
+                floods.append(drive(service.port, kinds, OVERLOAD * capacity, SECONDS, seed=10 + turn))
+        if name == WINNER:
+            won = floods
+        outcomes[name] = middle(floods, lambda one: one.goodput)
     table(
-        f"{title}, {OVERLOAD} × its capacity for {SECONDS:.0f} s, clients wait 1 s",
+        f"{title}, {OVERLOAD} × its capacity for {SECONDS:.0f} s, clients wait 1 s (of {ROUNDS} runs of {WINNER} the"
+        " middle one)",
         ("", "goodput/s", "of capacity", TOP, CEO, "default", "shed", "p50 ms", "p99 ms", "sent late ms"),
         [
             (
@@ -118,23 +127,29 @@ def measure(server: Server, title: str, kinds: list[Kind]) -> None:
             for name, o in outcomes.items()
         ],
     )
-    with running(server, **CONTESTANTS[WINNER]) as service:
-        calm = drive(service.port, kinds, 0.75 * capacity, SECONDS, seed=2)
-        recovered_after = recovery_seconds(service.port, kinds, capacity)
-    best = outcomes[WINNER]
-    bar_of("goodput", best.goodput / capacity, 0.86)
-    bar_of(f"{TOP} served", best.success(TOP), 0.98)
-    bar_of(
-        f"at 75 % of capacity (sent {calm.late_seconds * 1000:.0f} ms late at most), not shed",
-        1 - calm.shed_share,
-        0.998,
-    )
-    bar_of("recovery, seconds to spare of 5", 5 - recovered_after, 0.0, percent=False)
+    calm = []
+    for turn in range(ROUNDS):
+        with running(server, **CONTESTANTS[WINNER]) as service:
+            calm.append(drive(service.port, kinds, 0.75 * capacity, SECONDS, seed=20 + turn))
+            if turn == 0:
+                recovered_after = recovery_seconds(service.port, kinds, capacity)
+    late = max(one.late_seconds for one in calm)
+    bar_of("goodput", [one.goodput / capacity for one in won], 0.86)
+    bar_of(f"{TOP} served", [one.success(TOP) for one in won], 0.98)
+    shed = [1 - one.shed_share for one in calm]
+    bar_of(f"at 75 % of capacity (sent {late * 1000:.0f} ms late at most), not shed", shed, 0.998)
+    bar_of("recovery, seconds to spare of 5", [5 - recovered_after], 0.0, percent=False)
 
 
-def bar_of(text: str, figure: float, least: float, *, percent: bool = True) -> None:
-    shape = ".1%" if percent else ".1f"
-    print(f"  {'met   ' if figure >= least else 'missed'}  {text}: {figure:{shape}} (at least {least:{shape}})")
+def middle(runs: list[Outcome], figure: Callable[[Outcome], float]) -> Outcome:
+    return sorted(runs, key=figure)[len(runs) // 2]
+
+
+def bar_of(text: str, figures: list[float], least: float, *, percent: bool = True) -> None:
+    """Whether the median reaches it: chance alone moves one run by some tenths of a percent. Each is printed."""
+    shape, found = ".1%" if percent else ".1f", statistics.median(figures)
+    each = f", median of {', '.join(f'{one:{shape}}' for one in figures)}" if len(figures) > 1 else ""
+    print(f"  {'met   ' if found >= least else 'missed'}  {text}: {found:{shape}} (at least {least:{shape}}{each})")
 
 
 def measured_capacity(port: int, kinds: list[Kind]) -> float:
