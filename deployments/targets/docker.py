@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import socket
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -25,15 +26,13 @@ from deployments.errors import CannotStart, TargetUnavailable
 
 from . import containers, masking
 from .base import InstanceSpec, Seen
-from .places import Places, check_name, unavailable, write_whole
+from .places import KEPT_LOG_BYTES, Places, check_name, unavailable
 
 SETTINGS = containers.SETTINGS
 #: An engine that does not answer a question within this is away.
 TIMEOUT_SECONDS = 10
 #: Answers that say nothing of the container. A plain 500 does: so the engine says that a port is taken.
 _ENGINE_AWAY = (502, 503, 504)
-#: So much of what a container said is kept when it is forgotten.
-_KEPT_LOG_BYTES = 1 << 20
 
 
 class DockerTarget:
@@ -123,7 +122,7 @@ class DockerTarget:
                     raise Refused(f"{seen.name} still runs.", remedy="Stop it first.")
                 places.make()
                 with unavailable(places.root):
-                    write_whole(places.log(seen.name), _log(client, found, _KEPT_LOG_BYTES))
+                    places.keep_log(seen.name, _log(client, found, KEPT_LOG_BYTES))
                 with contextlib.suppress(NotFound):
                     client.remove_container(found["Id"], v=True)
         places.sweep()
@@ -146,12 +145,32 @@ class DockerTarget:
         return dict(found) if labels.get(containers.SERVICE) == seen.service else None
 
 
+class _Client(docker.APIClient):
+    """Closes what it has opened if the engine does not even tell its version; the SDK would leave that open."""
+
+    def version(self, api_version: bool = True) -> Any:
+        try:
+            return super().version(api_version)
+        except Exception:
+            self.close()
+            raise
+
+
+def _reach(base_url: str) -> None:
+    """OSError where nobody listens on the socket; asked here, because the SDK would leave its end open."""
+    if base_url.startswith("unix://"):
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(TIMEOUT_SECONDS)
+            probe.connect(base_url.removeprefix("unix://"))
+
+
 @contextlib.contextmanager
 def engine(read: Mapping[str, Any]) -> Iterator[docker.APIClient]:
     """The engine for a few questions. TargetUnavailable where it is away or fails."""
     client: docker.APIClient | None = None
     try:
-        client = docker.APIClient(base_url=read["base_url"], version="auto", timeout=TIMEOUT_SECONDS)
+        _reach(read["base_url"])
+        client = _Client(base_url=read["base_url"], version="auto", timeout=TIMEOUT_SECONDS)
         yield client
     except APIError as error:
         raise TargetUnavailable(f"The Docker engine refused: {containers.explanation(error)}.") from None

@@ -11,6 +11,8 @@ standard output says what came of the start. From then on it speaks through the 
 * If the keeper is killed, the instance lives on and is found by its mark; only how it ends is not known then.
 """
 
+# A keeper is to stay small: no pathlib.
+# ruff: noqa: PTH102, PTH105, PTH108, PTH110, PTH116, PTH123, PTH208
 from __future__ import annotations
 
 import ctypes
@@ -32,7 +34,7 @@ from typing import Any, NoReturn
 _PR_SET_CHILD_SUBREAPER = 36  # prctl(2)
 #: How often it looks at the log, and, where there is a limit, at the memory.
 _LOOK_SECONDS, _LOOK_AT_MEMORY_SECONDS = 1.0, 0.25
-HAS_PROC = os.path.exists("/proc/self/stat")  # noqa: PTH110
+HAS_PROC = os.path.exists("/proc/self/stat")
 Table = dict[str, Any]
 
 
@@ -44,31 +46,25 @@ class CannotStart(Exception):
         self.said = said
 
 
-# --- processes, as /proc or ps tell them ---------------------------------------------------------------------------
+def content_of(path: str) -> bytes:
+    """Nothing where it cannot be read: the process has gone."""
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except OSError:
+        return b""
 
 
 def start_of(pid: int) -> int | None:
     """As ``controlplane.monitoring.processes.start_of``."""
-    if not HAS_PROC:
-        return _start_without_proc(pid)
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:  # noqa: PTH123  (pathlib would double what a keeper takes)
-            line = file.read()
-    except OSError:
-        return None
-    fields = line[line.rindex(b")") + 2 :].split()
-    return None if fields[0] in b"ZXx" else int(fields[19])
+    if not HAS_PROC:  # then the keeper is run with its installation's packages
+        import psutil
 
-
-def _start_without_proc(pid: int) -> int | None:
-    """Elsewhere than on Linux the keeper is run with its installation's packages."""
-    import psutil
-
-    try:
-        process = psutil.Process(pid)
-        return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1e6)
-    except psutil.Error:
-        return None
+        with suppress(psutil.Error):
+            process = psutil.Process(pid)
+            return None if process.status() == psutil.STATUS_ZOMBIE else int(process.create_time() * 1e6)
+    fields = content_of(f"/proc/{pid}/stat").rpartition(b")")[2].split()
+    return None if not fields or fields[0] in b"ZXx" else int(fields[19])
 
 
 def lives(pid: int, started: Any) -> bool:
@@ -79,12 +75,10 @@ def lives(pid: int, started: Any) -> bool:
 
 def children_of(pid: int) -> list[int]:
     """Its children, dead ones that nobody asked for among them."""
-    found = []
     with suppress(OSError):
-        for task in os.listdir(f"/proc/{pid}/task"):  # noqa: PTH208
-            with suppress(OSError), open(f"/proc/{pid}/task/{task}/children", "rb") as file:  # noqa: PTH123
-                found += [int(number) for number in file.read().split()]
-    return found
+        tasks = os.listdir(f"/proc/{pid}/task")
+        return [int(n) for task in tasks for n in content_of(f"/proc/{pid}/task/{task}/children").split()]
+    return []
 
 
 def family_of(pid: int) -> list[int]:
@@ -97,26 +91,17 @@ def family_of(pid: int) -> list[int]:
 
 def memory_of(pids: list[int], *, exact: bool) -> int:
     """Bytes that they hold together; ``exact``: what they share counts once."""
-    total = 0
-    for pid in pids:
-        with suppress(OSError, ValueError, IndexError):
-            if exact:
-                with open(f"/proc/{pid}/smaps_rollup", "rb") as file:  # noqa: PTH123
-                    total += int(file.read().partition(b"\nPss:")[2].split()[0]) * 1024
-            else:
-                with open(f"/proc/{pid}/statm", "rb") as file:  # noqa: PTH123
-                    total += int(file.read().split()[1]) * resource.getpagesize()
-    return total
+    if not exact:
+        held_pages = [content_of(f"/proc/{pid}/statm").split() for pid in pids]
+        return sum(int(fields[1]) for fields in held_pages if fields) * resource.getpagesize()
+    shares = [content_of(f"/proc/{pid}/smaps_rollup").partition(b"\nPss:")[2].split() for pid in pids]
+    return sum(int(fields[0]) for fields in shares if fields) * 1024
 
 
 def oom_kills() -> int:
     """How often the kernel has killed for memory, since boot."""
-    with suppress(OSError, ValueError), open("/proc/vmstat", "rb") as file:  # noqa: PTH123
-        return int(file.read().partition(b"\noom_kill ")[2].split()[0])
-    return 0
-
-
-# --- files ---------------------------------------------------------------------------------------------------------
+    counted = content_of("/proc/vmstat").partition(b"\noom_kill ")[2].split()
+    return int(counted[0]) if counted else 0
 
 
 def write_mark(path: str, mark: Table) -> None:
@@ -124,14 +109,13 @@ def write_mark(path: str, mark: Table) -> None:
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "w") as file:
         json.dump(mark, file)
-    os.replace(temporary, path)  # noqa: PTH105
+    os.replace(temporary, path)
 
 
 def read_mark(path: str) -> Table:
     try:
-        with open(path, encoding="utf-8") as file:  # noqa: PTH123
-            mark = json.load(file)
-    except (OSError, ValueError):
+        mark = json.loads(content_of(path))
+    except ValueError:
         return {}
     return mark if isinstance(mark, dict) else {}
 
@@ -142,7 +126,7 @@ def held(path: str) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:  # noqa: PTH116
+            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
                 return descriptor
         except BlockingIOError:
             os.close(descriptor)
@@ -165,25 +149,23 @@ def held_soon(path: str) -> int | None:
 def keep_small(path: str, most_bytes: int, keep: int = 2) -> None:
     """Copy a log that has grown too large away, and empty it. The writer goes on: it appends."""
     try:
-        size = os.stat(path).st_size  # noqa: PTH116
+        size = os.stat(path).st_size
     except OSError:
         return
     if size <= most_bytes:
         return
     for number in range(keep - 1, 0, -1):
         with suppress(OSError):
-            os.replace(f"{path}.{number}", f"{path}.{number + 1}")  # noqa: PTH105
+            os.replace(f"{path}.{number}", f"{path}.{number + 1}")
     with suppress(OSError):  # a full disk: then emptying it is the more important part
-        with open(path, "rb") as old, open(f"{path}.1.tmp", "wb") as new:  # noqa: PTH123
+        with open(path, "rb") as old, open(f"{path}.1.tmp", "wb") as new:
             os.fchmod(new.fileno(), 0o600)
-            old.seek(max(0, size - most_bytes))
-            shutil.copyfileobj(old, new)
-        os.replace(f"{path}.1.tmp", f"{path}.1")  # noqa: PTH105
+            begin = size - most_bytes  # and no further than what was there: its writer may be faster than we are
+            while begin < size and (sent := os.sendfile(new.fileno(), old.fileno(), begin, size - begin)):
+                begin += sent
+        os.replace(f"{path}.1.tmp", f"{path}.1")
     with suppress(OSError):
         os.truncate(path, 0)
-
-
-# --- the start -----------------------------------------------------------------------------------------------------
 
 
 def is_free(host: str, port: int) -> bool:
@@ -263,7 +245,7 @@ class Keeper:
             raise CannotStart(fenced=highest)
         port = take_port(order, before.get("port"))
         shutil.rmtree(order["scratch"], ignore_errors=True)
-        os.mkdir(order["scratch"], 0o700)  # noqa: PTH102
+        os.mkdir(order["scratch"], 0o700)
         keep_small(order["log"], order["log_bytes"])
         log = os.open(order["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         os.dup2(log, 2)
@@ -271,9 +253,8 @@ class Keeper:
 
     def _fence(self) -> int:
         path, seconds = self.order["fence"]
-        with suppress(OSError, ValueError), open(path, encoding="ascii") as file:  # noqa: PTH123
-            if abs(time.time() - os.fstat(file.fileno()).st_mtime) < seconds:
-                return int(file.read())
+        with suppress(OSError, ValueError):
+            return int(content_of(path)) if abs(time.time() - os.stat(path).st_mtime) < seconds else 0
         return 0
 
     def _fork(self, port: int, log: int, *, starts: int) -> None:
@@ -304,7 +285,7 @@ class Keeper:
         os.close(trouble)
         if said:
             os.waitpid(self.child, 0)
-            os.unlink(order["mark"])  # noqa: PTH108
+            os.unlink(order["mark"])
             step, why = json.loads(said)
             raise CannotStart(refused=step, why=why)
 

@@ -40,21 +40,27 @@ def masked(text: str, secrets: Iterable[str] | None) -> str:
 
 
 def tail(path: Path, most_bytes: int, secrets: Iterable[str] | None) -> str:
-    """The last whole lines of a file, masked; empty where there is none.
+    """The last whole lines of a log, masked; empty where there is none.
 
     More than what is shown is read and masked first: a secret that the cut goes through would be recognised by nobody.
+    Where the log has just begun anew, the older one (``.1``) goes before it.
     """
-    try:
-        with path.open("rb") as file:
-            size = file.seek(0, 2)
-            begin = max(0, size - most_bytes - 65536)
-            file.seek(begin)
-            data = file.read(most_bytes + 65536)
-    except OSError:
-        return ""
-    if begin:
+    wanted = most_bytes + 65536
+    data = _end_of(path, wanted)
+    if len(data) < wanted:
+        data = _end_of(path.with_name(f"{path.name}.1"), wanted - len(data)) + data
+    if len(data) >= wanted:
         data = data.partition(b"\n")[2] or data
     return last_lines(masked(data.decode("utf-8", "replace"), secrets), most_bytes)
+
+
+def _end_of(path: Path, most_bytes: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, 2) - most_bytes))
+            return file.read(most_bytes)
+    except OSError:
+        return b""
 
 
 def last_lines(text: str, most_bytes: int) -> str:

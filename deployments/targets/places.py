@@ -27,6 +27,8 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]{0,119}")
 #: So long a higher generation keeps lower ones out. Longer than any worker is away and comes back; not for ever,
 #: because a restore of the control plane's own database sets its generations back.
 FENCE_SECONDS = 600
+#: So much of what an instance said is kept when it is forgotten.
+KEPT_LOG_BYTES = 1 << 20
 #: Notes of instances that are long gone are removed after so long.
 _OLD_SECONDS = 7 * 86400
 
@@ -80,6 +82,12 @@ class Places:
 
     def _file(self, folder: str, name: str) -> Path:
         return self.folder / folder / name
+
+    def keep_log(self, name: str, text: str) -> None:
+        """Put this, which holds no secret, in the place of all that is left of its log."""
+        write_whole(self.log(name), text)
+        for older in self.log(name).parent.glob(f"{name}.log.*"):
+            older.unlink(missing_ok=True)
 
     # --- the fence: a worker that was away and wakes up starts nothing -------------------------------------------
 

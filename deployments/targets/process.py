@@ -39,7 +39,7 @@ from . import commands, masking, settings
 from .base import InstanceSpec, Seen
 from .keeper import HAS_PROC, held_soon
 from .marks import Mark, boot_id, read_mark
-from .places import FENCE_SECONDS, Places, check_name, unavailable
+from .places import FENCE_SECONDS, KEPT_LOG_BYTES, Places, check_name, unavailable
 from .settings import Setting
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -155,6 +155,8 @@ class ProcessTarget:
             if lock is None:
                 raise Refused(f"{seen.name} still runs.", remedy="Stop it first.")
             shutil.rmtree(places.scratch(seen.name), ignore_errors=True)
+            if mark is not None:  # with the mark goes the knowledge of what must be masked
+                places.keep_log(seen.name, self.log_tail(seen, settings, most_bytes=KEPT_LOG_BYTES))
             places.mark(seen.name).unlink(missing_ok=True)
             places.lock(seen.name).unlink(missing_ok=True)
             os.close(lock)
@@ -194,7 +196,7 @@ class ProcessTarget:
             "mark_data": {
                 "service": spec.service, "release": spec.release, "slot": spec.slot, "name": spec.name,
                 "generation": spec.generation, "token": token, "boot": boot_id(), "host": read["host"],
-                "sealed": masking.seal(spec.secret_environ.values()),
+                "sealed": masking.seal([*spec.secret_environ.values(), *_secrets_before(spec, places)]),
             },
         }  # fmt: skip
 
@@ -256,6 +258,12 @@ def inherited(patterns: Sequence[str], environ: Mapping[str, str]) -> dict[str, 
         for name, value in environ.items()
         if name.removesuffix("_FILE") not in OWN_SECRETS and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
+
+
+def _secrets_before(spec: InstanceSpec, places: Places) -> list[str]:
+    """Those of the start before this one: its lines are still in the log."""
+    mark = read_mark(places.mark(spec.name))
+    return (masking.unseal(mark.sealed) or []) if mark is not None else []
 
 
 def _start_keeper(spec: InstanceSpec, order: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import http.server
 import json
 import re
+import secrets
 import socketserver
 import threading
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 
 class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -35,7 +36,7 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         return next((one for one in self.containers.values() if name in (one["Id"], one["Name"][1:])), None)
 
     def create(self, name: str, body: dict[str, Any]) -> dict[str, Any]:
-        identity = f"{len(self.containers) + 1:064x}"
+        identity = secrets.token_hex(32)
         self.containers[identity] = {
             "Id": identity, "Name": f"/{name}", "Config": body, "HostConfig": body.get("HostConfig"),
             "State": {
@@ -74,7 +75,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def handle_request(self) -> None:
         engine, url = self.server, urlsplit(self.path)
-        path = re.sub(r"^/v[\d.]+", "", url.path)
+        path = re.sub(r"^/v[\d.]+", "", unquote(url.path))
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         engine.asked.append((self.command, path))
