@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from controlplane.kernel.errors import Refused
 from controlplane.kernel.local_secrets import data_dir
 from deployments.errors import FetchFailed
 
@@ -160,10 +159,12 @@ def user_and_password(source: str) -> tuple[str, str] | None:
 
 
 def _passwords(source: str) -> tuple[str, ...]:
+    """What must not be read in the fetch's output: the password, or a lone token, also as it is written there."""
     try:
         given = user_and_password(source)
     except ValueError:
-        raise Refused("The address of the repository cannot be read.", remedy="Correct it.") from None
+        raise FetchFailed("The address of the repository cannot be read.", remedy="Correct it.") from None
     if given is None:
         return ()
-    return (given[1],) if given[1] else (given[0],)
+    user, _, password = urlsplit(source).netloc.rpartition("@")[0].partition(":")
+    return (given[1], password) if password else (given[0], user)

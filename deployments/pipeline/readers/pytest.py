@@ -63,8 +63,8 @@ def _numbers(output: str) -> dict[str, int]:
     matches = list(_SUMMARY.finditer(output))
     if not matches:
         return {}
-    found = {_WORDS.get(word, word.replace(" ", "_")): int(number) for number, word in _COUNT.findall(matches[-1][0])}
-    return _none() | {name: number for name, number in found.items() if name != "in"}
+    pairs = _COUNT.findall(matches[-1]["counts"])
+    return _none() | {_WORDS.get(word, word.replace(" ", "_")): int(number) for number, word in pairs}
 
 
 def _sentence(numbers: dict[str, int]) -> str:

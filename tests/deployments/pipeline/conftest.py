@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from deployments import pipeline
@@ -79,9 +79,13 @@ def everything_in(folder: Path) -> str:
 
 def command_lines() -> str:
     found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
+    for pid in psutil.pids():
         try:
             found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace"))
         except OSError:
             continue
     return "\n".join(found)
+
+
+def names_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
