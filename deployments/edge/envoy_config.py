@@ -191,8 +191,9 @@ def _cluster(route: Route, release: str, settings: Settings) -> Json:
         "eds_cluster_config": {"service_name": name, "eds_config": _file(settings.folder / names.endpoints_file(name))},
         "connect_timeout": "1s",
         "lb_policy": "LEAST_REQUEST",
-        # None healthy: refuse, and do not try the sick ones all the same.
-        "common_lb_config": {"healthy_panic_threshold": {"value": 0}},
+        # None healthy: refuse, and do not try the sick ones all the same. And what is found of an instance's health
+        # holds at once: by default Envoy's threads hear of it up to a second after its admin interface.
+        "common_lb_config": {"healthy_panic_threshold": {"value": 0}, "update_merge_window": "0s"},
         "ignore_health_on_host_removal": True,
         "health_checks": [_health_check(route.health_path)],
         "outlier_detection": _outlier_detection(),
