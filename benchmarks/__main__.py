@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from benchmarks import backup_chroma, backup_kills, backup_postgres, backups, layers, limiter, restarts, shedding
+from benchmarks import backup_chroma, backup_kills, backup_postgres, backups, judge, layers, limiter, restarts, shedding
 
 BENCHMARKS = {
     "limiter": limiter.main,
@@ -16,6 +16,7 @@ BENCHMARKS = {
     "backup_postgres": backup_postgres.main,
     "backup_chroma": backup_chroma.main,
     "backup_kills": backup_kills.main,
+    "judge": judge.main,
 }
 
 

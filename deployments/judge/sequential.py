@@ -19,9 +19,9 @@ and their mean over a grid of rho, are test martingales, and Ville's inequality 
 1/alpha.
 
 Two things are ours. A release that turns bad after a good quarter of an hour should be seen as quickly as one that
-is bad at once, so a quarter of the initial weight is kept back and put down anew after every ten ticks with events, as
-1/2, 1/6, 1/12 … of it: a mixture over the moment at which it turned bad, still of mean 1. And where everybody is on the
-new release (``alone``) there is no split: see ``alone_ratios``.
+is bad at once, so a quarter of the initial weight is kept back and put down after every thirty ticks, as 1/2, 1/6,
+1/12 … of it: a mixture over the moment at which it turned bad, still of mean 1. And where everybody is on the new
+release there is no split: see ``alone_ratios``.
 """
 
 from __future__ import annotations
@@ -34,10 +34,12 @@ from typing import Any
 #: How many times worse than tolerated a release may be: the alternatives, evenly spaced in their logarithm.
 GRID: tuple[float, ...] = tuple(1.2 * (60 / 1.2) ** (i / 23) for i in range(24))
 _LOG_GRID = tuple(math.log(factor) for factor in GRID)
+_NOTHING = (0.0,) * len(GRID)
 
-#: What is bet at the outset; the rest is put down later, a part after each ``TICKS_A_BET`` ticks with events.
+#: What is bet at the outset; the rest is put down later, a part after each ``TICKS_A_BET`` ticks. Ticks are counted
+#: whether or not anything went wrong in them: so more events never mean less evidence.
 FIRST_BET = 0.75
-TICKS_A_BET = 10
+TICKS_A_BET = 30
 
 #: Above so many possible splits of one tick the limit form is used: cheaper, and with many bad events it understates.
 MOST_SPLITS = 4096
@@ -53,7 +55,7 @@ class Trials:
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What has been learned of one kind of event: 24 logarithms, one per alternative, and how many ticks had any.
+    """What has been learned of one kind of event: 24 logarithms, one per alternative, and from how many ticks.
 
     It is kept over stages and restarts; only another release begins anew.
     """
@@ -78,8 +80,10 @@ class Evidence:
         if self.ticks and self.ticks % TICKS_A_BET == 0:
             bet = self.ticks // TICKS_A_BET
             stake = math.log((1 - FIRST_BET) / (bet * (bet + 1)))
-            logs = tuple(_log_sum((log, stake)) for log in logs)
-        return Evidence(tuple(log + ratio for log, ratio in zip(logs, log_ratios, strict=True)), self.ticks + 1)
+            logs = tuple([_log_sum((log, stake)) for log in logs])
+        if log_ratios is not _NOTHING:
+            logs = tuple([log + ratio for log, ratio in zip(logs, log_ratios, strict=True)])
+        return Evidence(logs, self.ticks + 1)
 
     def to_json(self) -> dict[str, Any]:
         return {"logs": list(self.logs), "ticks": self.ticks}
@@ -91,11 +95,13 @@ class Evidence:
 
 
 def compare(evidence: Evidence, new: Trials, old: Trials, *, margin: float) -> Evidence:
-    """The evidence after a tick in which both releases answered. One that did not leaves it as it is, and so does a
-    tick without bad events."""
-    if not new.requests or not old.requests or not new.bad + old.bad:
+    """The evidence after a tick in which both releases answered; where one of them did not, it stays as it was.
+
+    A tick without bad events leaves E as it was.
+    """
+    if not new.requests or not old.requests:
         return evidence
-    return evidence.add(split_ratios(new, old, margin=margin))
+    return evidence.add(split_ratios(new, old, margin=margin) if new.bad + old.bad else _NOTHING)
 
 
 def compare_alone(evidence: Evidence, new: Trials, *, reference: float, margin: float) -> Evidence:

@@ -24,8 +24,8 @@ from .types import JudgePolicy, Sample, Verdict
 ERRORS_PART = 0.75
 #: From this share of errors on nothing is promoted, whoever's they are.
 ALARMING_SHARE = 0.05
-#: So many recent requests of a release say something about its share of errors.
-ENOUGH_TO_ALARM = 20
+#: So many recent requests of a release say something about its share of errors, and more than one error of it.
+ENOUGH_TO_ALARM, ERRORS_TO_ALARM = 8, 1.5
 #: Evidence that is too little to decide on, and too much to give the release more traffic.
 SUSPICION = 4.0
 
@@ -97,7 +97,7 @@ class _Case:
     def _trouble(self) -> tuple[str, str, str] | None:
         """Many errors now, whoever's they are."""
         new, old = self.memory.recent_new, self.memory.recent_old
-        if new.requests < ENOUGH_TO_ALARM or new.error_share <= ALARMING_SHARE:
+        if new.requests < ENOUGH_TO_ALARM or new.errors < ERRORS_TO_ALARM or new.error_share <= ALARMING_SHARE:
             return None
         here = f"{self.new} fails {words.share(new.errors, new.requests)} of its requests at the moment"
         if old.requests < ENOUGH_TO_ALARM or self.sample.permille >= FULL:
