@@ -13,6 +13,7 @@ import pytest
 import redis
 
 from controlplane.embedded import processes
+from tests.deployments.on_stack import OnStack
 from tests.stack import Stack, http_status, wait_for
 
 pytestmark = pytest.mark.faults
@@ -59,8 +60,25 @@ def test_the_web_server_comes_back(running: Stack) -> None:
     kill_and_wait(running, "web", lambda: http_status(f"{running.web_url}/readyz") == 200)
 
 
-def test_the_sample_service_comes_back(running: Stack) -> None:
-    kill_and_wait(running, "sample", lambda: http_status(f"{running.sample_url}/zantara.unified") == 200)
+def test_the_edge_comes_back_with_what_it_was_told(running: Stack) -> None:
+    kill_and_wait(running, "edge", lambda: http_status(f"{running.sample_url}/zantara.unified") == 200)
+
+
+def test_a_killed_instance_is_started_again_and_nobody_is_refused_meanwhile(running: Stack) -> None:
+    on = OnStack(running)
+    wait_for(lambda: len([one for one in on.instances() if one["ready"]]) == 3, 60, "three ready instances")
+    victim = on.instances()[0]
+    with on.load(20) as load:
+        os.kill(victim["handle"]["pid"], signal.SIGKILL)
+
+        def is_back() -> bool:
+            now = {one["name"]: one for one in on.instances()}.get(victim["name"])
+            return now is not None and now["ready"] and now["handle"]["pid"] != victim["handle"]["pid"]
+
+        wait_for(is_back, CONSUMES_SECONDS, "another instance")
+    # Requests that it had in hand die with it; a request that it never saw is sent to another one.
+    bad = load.result["failed"] + sum(n for status, n in load.result["statuses"].items() if status != "200")
+    assert bad <= 3, load.result
 
 
 def test_redis_comes_back_with_what_it_held_and_the_services_stay(running: Stack) -> None:
@@ -102,10 +120,10 @@ def test_beat_comes_back(running: Stack) -> None:
 
 
 def test_a_killed_worker_process_of_the_web_is_replaced_by_its_own_server(running: Stack) -> None:
-    server = running.children()["sample"]
+    server = running.children()["web"]
     members = [process.pid for process in processes.session_members(server) if process.pid != server]
     victim = next(pid for pid in members if b"granian" in Path(f"/proc/{pid}/cmdline").read_bytes())
     os.kill(victim, signal.SIGKILL)
     wait_for(lambda: processes.find(victim) is None, 5, "the victim's end")
-    wait_for(lambda: http_status(f"{running.sample_url}/readyz") == 200, BACK_SECONDS, "the sample's answer")
-    assert running.children()["sample"] == server
+    wait_for(lambda: http_status(f"{running.web_url}/readyz") == 200, BACK_SECONDS, "the web's answer")
+    assert running.children()["web"] == server
