@@ -72,7 +72,7 @@ def dialog_link(address: str, text: str, icon: str, *, css: str = "zt-link") -> 
     return format_html(
         '<a class="{} zt-dialog-link" href="{}" hx-get="{}" hx-target="#modal-content" hx-select="#dialog" '
         'x-on:htmx:after-on-load="openModal = true">'
-        '<span class="material-symbols-outlined" aria-hidden="true">{}</span>{}</a>',
+        '<span class="material-symbols-outlined" aria-hidden="true">{}</span><span>{}</span></a>',
         css, address, address, icon, text,
     )  # fmt: skip
 

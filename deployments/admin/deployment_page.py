@@ -8,6 +8,7 @@ from typing import Any
 
 from django.db.models import Q
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from controlplane.console.base import badge, human_seconds, since
@@ -32,7 +33,6 @@ def deployment_page(deployment: Deployment, now: datetime) -> dict[str, Any]:
     """The whole context. Queries do not grow with the rows."""
     return {
         **live_context(deployment, now),
-        "facts": facts(deployment, now),
         "live_url": reverse("admin:deployments_deployment_live", args=(deployment.pk,)),
         "points_url": reverse("admin:deployments_deployment_points", args=(deployment.pk,)),
         "has_edge": deployment.policy.get("has_edge", True),
@@ -52,6 +52,8 @@ def live_context(deployment: Deployment, now: datetime) -> dict[str, Any]:
         "state": state_badge(deployment.state),
         "sentence": MEANS.get(deployment.state, ""),
         "line": line if line.stopped and not deployment.is_over else None,
+        "facts": facts(deployment, now),
+        "is_before": deployment.state in BEFORE_INSTANCES,
         "possible": " ".join(possible_commands(deployment)),
         "asked": [one for one in commands if one.applied_at is None and not deployment.is_over],
         "way": way(deployment, [event.to_state for event in events]),
@@ -78,15 +80,14 @@ def live_context(deployment: Deployment, now: datetime) -> dict[str, Any]:
 def facts(deployment: Deployment, now: datetime) -> list[tuple[str, object]]:
     service, release = deployment.service, deployment.release
     ended = deployment.finished_at or (None if deployment.is_over else now)
-    by = f", by {deployment.requested_by}" if deployment.requested_by else ""
+    asked = f", {deployment.get_trigger_display()}{f', {deployment.requested_by}' if deployment.requested_by else ''}"
     old = deployment.from_release
     found: list[tuple[str, object]] = [
         ("Service", link(reverse("admin:deployments_service_change", args=(service.pk,)), service.name)),
         ("Release", link(reverse("admin:deployments_release_change", args=(release.pk,)), release.version)),
         ("In place of", link(reverse("admin:deployments_release_change", args=(old.pk,)), old.version) if old else ""),
-        ("Begun", f"{deployment.get_trigger_display()}{by}"),
+        ("Asked for", format_html("{}{}", since(deployment.created_at, now=now), asked)),
         ("Reason", deployment.reason),
-        ("Asked for", since(deployment.created_at, now=now)),
         ("Took" if deployment.finished_at else "Running for", took(deployment.started_at, ended)),
         ("All traffic since", moment(deployment.promoted_at) if deployment.promoted_at else ""),
         ("Forward-only", "yes: there is no way back from this release by itself" if release.forward_only else ""),

@@ -73,7 +73,7 @@ class DeploymentAdmin(LineActions, Steering):
 
     @display(description="Deployment", ordering="name")
     def name_shown(self, deployment: Deployment) -> SafeString:
-        by = f" by {deployment.requested_by}" if deployment.requested_by else ""
+        by = f", {deployment.requested_by}" if deployment.requested_by else ""
         line = f"{deployment.get_trigger_display()}{by}"
         return format_html('<span class="zt-nowrap">{}</span>{}', deployment.name, small(line))
 
@@ -102,8 +102,9 @@ class DeploymentAdmin(LineActions, Steering):
         return since(deployment.created_at)
 
     @display(description="Took")
-    def took_shown(self, deployment: Deployment) -> SafeString | str:
-        return took(deployment.started_at, deployment.finished_at) or NOTHING
+    def took_shown(self, deployment: Deployment) -> SafeString:
+        words = took(deployment.started_at, deployment.finished_at)
+        return format_html('<span class="zt-nowrap">{}</span>', words) if words else NOTHING
 
     @display(description="Way back")
     def back(self, deployment: Deployment) -> SafeString:

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from django.urls import reverse
+from django.utils.html import format_html
 from django.utils.safestring import SafeString
 
 from controlplane.console.base import badge, since
@@ -15,7 +16,7 @@ from deployments.models import Instance
 from deployments.targets import targets
 from deployments.targets.base import Seen
 
-from .words import CONDITIONS, state_badge
+from .words import CONDITIONS, short, small, state_badge
 
 
 def instance_rows(instances: Iterable[Instance], now: datetime) -> list[dict[str, Any]]:
@@ -49,6 +50,8 @@ def health_badge(health: object) -> SafeString:
     told = health if isinstance(health, Mapping) else {}
     document = told.get("document", told)
     healthy = document.get("healthy") if isinstance(document, Mapping) else None
+    if told.get("problem"):
+        return format_html("{}{}", badge("No good answer", "bad"), small(short(str(told["problem"]))))
     if healthy is None:
         return badge("Not asked", "muted", "help")
     return badge("Healthy", "ok") if healthy else badge("Not healthy", "bad")

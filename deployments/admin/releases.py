@@ -59,7 +59,6 @@ class ReleaseAdmin(DeploymentVerbs, OpsModelAdmin[Release]):
     ordering = ("-created_at", "-pk")
     radio_fields = {"source_kind": admin.VERTICAL}  # noqa: RUF012  (Django's own style)
     readonly_fields = ("digest_shown", "serves_shown", "created_shown", "last_shown")
-    conditional_fields = {"ref": "source_kind == 'git'"}  # noqa: RUF012
     empty_state = (
         "A release is one version of a service: a commit, a directory or an image. Add the first one, "
         "or let “Deploy” on a service make it."

@@ -210,4 +210,4 @@ class StepForm(forms.ModelForm):  # type: ignore[type-arg]  # Meta names the mod
 
 
 def _kinds() -> list[Any]:
-    return list(getattr(pipeline, "kinds", ()))
+    return list(pipeline.kinds)

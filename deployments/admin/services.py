@@ -6,7 +6,7 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Case, Count, OuterRef, Q, QuerySet, Subquery, Value, When
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, reverse
@@ -26,7 +26,7 @@ from controlplane.console.base import (
 )
 from controlplane.kernel import clock
 from controlplane.kernel.errors import Refused
-from deployments.machines import ACTIVE
+from deployments.machines import ACTIVE, DEPLOYMENT
 from deployments.models import Deployment, DeploymentStage, Instance, PipelineStep, Release, Service
 
 from . import target_fields
@@ -39,7 +39,7 @@ from .line import LineActions, line_now
 from .plan_preview import plan_preview
 from .service_forms import StageForm, StageFormSet, StepForm, form_class, stored_secrets
 from .service_page import HEALTHY, service_top, serving
-from .words import counted, link, small, state_badge, when_cell
+from .words import PHASES, counted, link, small, state_badge, when_cell
 
 _EDGE = ["edge_port", ("route_prefix", "sticky"), "route_hosts"]
 _HEALTH = [
@@ -74,11 +74,15 @@ class StepInline(OpsStackedInline[PipelineStep, Service]):
     form = StepForm
     verbose_name = "step"
     verbose_name_plural = "Pipeline: commands on this host, as this user, for each release"
-    ordering = ("phase", "position", "pk")
     fields = (
-        ("name", "enabled"), ("phase", "position"), "kind", "command", ("working_directory", "timeout_seconds"),
+        ("name", "enabled"), ("phase", "position"), ("kind", "timeout_seconds"), "command", "working_directory",
         ("blocks", "unknown_policy"),
     )  # fmt: skip
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[PipelineStep]:
+        """As they run: checks, builds, validations."""
+        phases = [When(phase=name, then=Value(number)) for number, name in enumerate(PHASES)]
+        return super().get_queryset(request).order_by(Case(*phases), "position", "pk")
 
 
 class ReleaseInline(OpsTabularInline[Release, Service]):
@@ -126,7 +130,6 @@ class ServiceAdmin(LineActions, DeploymentVerbs, HistoryModelAdmin[Service]):
     ordering = ("name",)
     list_before_template = "admin/deployments/line.html"
     change_form_before_template = "admin/deployments/service_top.html"
-    radio_fields = {"busy_policy": admin.HORIZONTAL, "inconclusive_policy": admin.HORIZONTAL}  # noqa: RUF012
     readonly_fields = ("settings_shown", "environ_shown", "secrets_shown")
     inlines = (StageInline, StepInline, ReleaseInline)
     empty_state = (
@@ -150,7 +153,9 @@ class ServiceAdmin(LineActions, DeploymentVerbs, HistoryModelAdmin[Service]):
         rows: QuerySet[Any] = super().get_queryset(request).select_related(*related).defer("secret_environ")
         annotated: QuerySet[Any] = rows.annotate(
             healthy=Count("all_instances", filter=HEALTHY, distinct=True),
-            last_id=Subquery(own.order_by("-created_at", "-pk").values("pk")[:1]),
+            last_id=Subquery(
+                own.filter(state__in=DEPLOYMENT.terminal_states).order_by("-created_at", "-pk").values("pk")[:1]
+            ),
             active_id=Subquery(own.filter(state__in=ACTIVE).values("pk")[:1]),
         )
         return annotated

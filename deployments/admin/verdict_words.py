@@ -9,21 +9,28 @@ from deployments.models import Deployment
 
 from .words import VERDICTS, state_badge
 
-#: The judge's numbers by name; one that is not here is shown by its own.
+#: What is counted of both releases: title, the judge's name for it (with _new and _old), and whether it is a share.
+SIDES: tuple[tuple[str, str, bool], ...] = (
+    ("Requests", "requests", False),
+    ("Errors", "errors", False),
+    ("Error rate", "error_rate", True),
+    ("Error rate of late", "recent_error_rate", True),
+    ("Slow requests", "slow", False),
+    ("Rate of slow ones", "slow_rate", True),
+)
+#: The judge's other numbers by name; one that is not here is shown by its own.
 LABELS: Mapping[str, str] = {
-    "e_errors": "Evidence from errors (e-value)",
-    "e_slow": "Evidence from slow requests (e-value)",
-    "threshold": "Evidence that is enough",
-    "alpha": "Chance to abort a good release",
-    "new_requests": "Requests of the new release",
-    "old_requests": "Requests of the old release",
-    "new_errors": "Errors of the new release",
-    "old_errors": "Errors of the old release",
-    "new_slow": "Slow requests of the new release",
-    "old_slow": "Slow requests of the old release",
-    "new_rate": "Error rate of the new release",
-    "old_rate": "Error rate of the old release",
+    "e_errors": "Evidence from errors",
+    "threshold_errors": "Enough evidence from errors",
+    "e_slow": "Evidence from slow requests",
+    "threshold_slow": "Enough evidence from slow requests",
+    "stage_requests": "Requests in this stage",
+    "min_requests": "Requests that a stage needs",
+    "budget_excess": "Errors beyond the old release's rate",
+    "budget_used": "Of that, against the budget",
+    "budget": "Error budget",
     "score": "Health score",
+    "min_score": "Health score that a stage needs",
 }
 
 
@@ -33,19 +40,33 @@ def verdict_shown(deployment: Deployment) -> dict[str, Any] | None:
     if not verdict.get("outcome"):
         return None
     numbers = verdict.get("numbers") or {}
+    both = {f"{name}_{side}" for _, name, _ in SIDES for side in ("new", "old")}
     return {
         "badge": state_badge(str(verdict["outcome"]), VERDICTS),
         "sentence": verdict.get("sentence", ""),
         "blame": verdict.get("blame", ""),
+        "sides": [
+            (
+                title,
+                _number(numbers.get(f"{name}_new"), share=is_share),
+                _number(numbers.get(f"{name}_old"), share=is_share),
+            )
+            for title, name, is_share in SIDES
+            if f"{name}_new" in numbers
+        ],
         "numbers": [
-            (LABELS.get(name, name.replace("_", " ").capitalize()), _number(value)) for name, value in numbers.items()
+            (LABELS.get(name, name.replace("_", " ").capitalize()), _number(value))
+            for name, value in numbers.items()
+            if name not in both
         ],
     }
 
 
-def _number(value: object) -> str:
+def _number(value: object, *, share: bool = False) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if share and isinstance(value, int | float):
+        return f"{value:.2%}".replace("%", " %")
     if isinstance(value, float):
         return f"{value:.4g}"
     if isinstance(value, int):

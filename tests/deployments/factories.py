@@ -27,6 +27,8 @@ from deployments.stages import SEED, Stage
 
 #: What a deployment that goes well passes through before each of these.
 _WAY = ("waiting", "queued", "fetching", "checking", "building", "backing_up", "starting", "shifting", "baking")
+#: Ends that lie before the first instance.
+_BEFORE = ("failed", "aborted")
 
 #: What a quiet tick counts at 10 %.
 NEW, OLD = Counts(requests=10), Counts(requests=90)
@@ -139,7 +141,8 @@ def make_deployment(
     }
     deployment = Deployment.objects.create(service=service, release=release, state=state, **{**values, **columns})
     add_event(deployment, deployment.reason, from_state="waiting", to_state="waiting", actor="olga", at=at)
-    path = list(_WAY[: _WAY.index(state) + 1]) if state in _WAY else [*_WAY[:2], state]
+    reached = _WAY[: _WAY.index(state) + 1] if state in _WAY else _WAY[:4] if state in _BEFORE else _WAY
+    path = [*reached, *([] if state in _WAY else [state])]
     for number, (before, after) in enumerate(itertools.pairwise(path)):
         add_event(deployment, from_state=before, to_state=after, at=at + timedelta(seconds=number + 1))
     return deployment

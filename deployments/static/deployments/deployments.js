@@ -137,6 +137,7 @@
       this.chart.options.changes = changesOf(points);
       this.chart.update("none");
       this.figure.querySelector("[data-empty]").hidden = isKnown;
+      this.chart.canvas.style.visibility = isKnown ? "visible" : "hidden";
       this.tell(points, values);
     }
 
@@ -283,6 +284,22 @@
     follow();
   };
 
+  /* What somebody has unfolded stays so when the part is replaced. */
+  const keepUnfolded = () => {
+    let isOpen = false;
+    document.addEventListener("toggle", (event) => {
+      if (event.target.id === "zt-verdict-numbers" && event.target.isConnected) {
+        isOpen = event.target.open;
+      }
+    }, true);
+    document.addEventListener("htmx:afterSettle", () => {
+      const numbers = document.getElementById("zt-verdict-numbers");
+      if (numbers !== null && isOpen) {
+        numbers.open = true;
+      }
+    });
+  };
+
   /* --- buttons ---------------------------------------------------------------------------------- */
 
   /* Nobody loses what he is doing: an open dialog or a typed word keeps the page as it is. */
@@ -322,6 +339,7 @@
     }
     if (document.querySelector(".zt-deployment-live") !== null) {
       startButtons();
+      keepUnfolded();
     }
   });
 })();
