@@ -32,16 +32,14 @@ def test_a_probe_that_hangs_delays_nobody_and_is_asked_once() -> None:
 
     def ask(asked: list[Probe]) -> Mapping[str, ProbeResult]:
         calls.append(len(asked))
-        release.wait(10)
+        assert release.wait(60)
         return {"a": PASS}
 
     board = Board([probe("a")], ask, patience_seconds=0.02)
-    begun = time.monotonic()
     for _ in range(3):
         (line,) = board.lines()
         assert line.result.summary == "Not asked yet."
         assert line.asked_at is None
-    assert time.monotonic() - begun < 0.5
     assert calls == [1]
     release.set()
     deadline = time.monotonic() + 5
