@@ -23,6 +23,13 @@ hypothesis.settings.register_profile("zantara", deadline=None)
 hypothesis.settings.load_profile("zantara")
 
 
+def pytest_configure() -> None:
+    """Passwords are hashed at once in the tests' own process; what it starts hashes as ever."""
+    from django.conf import settings
+
+    settings.PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher", *settings.PASSWORD_HASHERS]
+
+
 _FORMS = "its forms and dialogs ask nothing of the database that the pages beside, which run on both, do not ask"
 _CALLS = "it calls functions whose own tests run on both"
 _STORE = "what it judges are files in a store; the rows that it writes are written by tests that run on both"
