@@ -6,6 +6,7 @@ from typing import Any
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
+from django.forms import ModelForm
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.utils.html import format_html, format_html_join
@@ -68,6 +69,8 @@ class ApiTokenAdmin(OpsModelAdmin[ApiToken]):
     # --- making one ------------------------------------------------------------------------------
 
     def get_form(self, request: HttpRequest, obj: ApiToken | None = None, change: bool = False, **kwargs: Any) -> Any:
+        if obj is not None:  # only shown: the form of a new one asks for what a token is made of
+            return super().get_form(request, obj, change, form=ModelForm, **kwargs)
         form: Any = super().get_form(request, obj, change, **kwargs)
         form.maker = request.user
         return form

@@ -96,12 +96,12 @@ def _digest_of(request: HttpRequest) -> str:
 
 
 def _as_row(accepted: Accepted) -> RememberedAnswer:
-    body = json.loads(json.dumps(accepted.body.model_dump(), cls=NinjaJSONEncoder))  # as every other answer is written
+    body = json.dumps(accepted.body.model_dump(), cls=NinjaJSONEncoder, ensure_ascii=False)
     return RememberedAnswer(status=accepted.status, location=accepted.location, body=body)
 
 
 def _response(row: RememberedAnswer, *, replayed: bool = False) -> HttpResponse:
-    response = HttpResponse(json.dumps(row.body, ensure_ascii=False), _JSON, status=row.status)
+    response = HttpResponse(row.body, _JSON, status=row.status)
     response["Location"] = row.location
     if replayed:
         response[REPLAYED] = "true"

@@ -83,7 +83,7 @@ class RememberedAnswer(models.Model):
     created_at = models.DateTimeField(db_index=True)
     status = models.PositiveSmallIntegerField(default=0)
     location = models.CharField(max_length=300, blank=True)
-    body = models.JSONField(default=dict)
+    body = models.TextField(help_text="As it was sent; a JSON column would put its members in another order.")
 
     class Meta:
         default_permissions = ()
