@@ -20,7 +20,7 @@ DEPLOYMENT = Machine(
     initial="waiting",
     moves={
         "waiting": ("queued", "aborted"),
-        "queued": ("fetching", "starting", "failed", "aborted", "paused"),
+        "queued": ("fetching", "starting", "aborted", "paused"),
         "fetching": ("checking", "failed", "aborted", "paused"),
         "checking": ("building", "failed", "aborted", "paused"),
         "building": ("backing_up", "failed", "aborted", "paused"),
@@ -32,7 +32,7 @@ DEPLOYMENT = Machine(
         "finishing": ("succeeded", "rolling_back"),
         "rolling_back": ("rolled_back", "rollback_blocked"),
         "rollback_blocked": ("rolling_back", "shifting"),
-        "paused": (*PAUSABLE, "rolling_back", "failed", "aborted"),
+        "paused": (*PAUSABLE, "rolling_back", "aborted"),
         "succeeded": (),
         "rolled_back": (),
         "failed": (),

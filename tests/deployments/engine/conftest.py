@@ -21,7 +21,9 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 @pytest.fixture
 def service(db: None, stage: Stage, tmp_path: Path) -> Service:
-    return factories.make_service("shop", stages=STAGES, health_check_timeout_seconds=20, drain_timeout_seconds=4)
+    return factories.make_service(
+        "shop", stages=STAGES, health_check_timeout_seconds=10, drain_timeout_seconds=4, readiness_deadline_seconds=20
+    )
 
 
 def release_of(service: Service, version: str, tmp_path: Path, **columns: object) -> Release:

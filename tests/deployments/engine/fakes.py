@@ -18,6 +18,7 @@ from deployments.errors import CannotStart, EdgeUnavailable, TargetUnavailable
 from deployments.models import Deployment, Service, ServiceState
 from deployments.targets.base import InstanceSpec, Seen
 
+EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
 DOCUMENT: dict[str, Any] = {"healthy": True, "services": {"database": "pass"}, "memory": {"percentage": 20.0}}
 
 
@@ -126,7 +127,7 @@ class Stage:
         self.errors: dict[str, float] = {}
         self.rps = 50
         monkeypatch.setattr(clock, "now", lambda: self.now)
-        monkeypatch.setattr(clock, "monotonic", lambda: self.now.timestamp())
+        monkeypatch.setattr(clock, "monotonic", lambda: (self.now - EPOCH).total_seconds())
         monkeypatch.setattr(instances, "target_of", lambda service: self.target)
         for module in ("effects", "service_control"):
             monkeypatch.setattr(f"deployments.engine.{module}.target_of", lambda service: self.target)

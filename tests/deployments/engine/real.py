@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -89,21 +90,12 @@ class Real:
         found = instances.target_of(self.service).find(self.service.name, self.service.target_settings)
         return sum(one.running and one.release == release.version for one in found)
 
-    def worker(self, *options: str, kill_at: str = "", proof: Path | None = None) -> subprocess.Popen[str]:
-        environ = {**os.environ, **self.environ, "ZANTARA_DATABASE_URL": database_url(), "PYTHONWARNINGS": "ignore"}
-        if kill_at:
-            environ |= {"ZANTARA_TEST_KILL_AT": kill_at, "ZANTARA_TEST_KILLED": str(proof)}
-        return subprocess.Popen(
-            [sys.executable, "-m", "tests.deployments.engine.worker", str(self.service.pk), "60", *options],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ, start_new_session=True,
-        )  # fmt: skip
-
-    def killed_at(self, step: str, *options: str) -> None:
-        """A worker ticks until it is killed at that step; fails where it never got there."""
+    def killed_at(self, workers: Workers, step: str) -> None:
+        """Ticks until they are killed at that step; fails where they never get there."""
         proof = self.folder / "killed"
-        process = self.worker(*options, kill_at=step, proof=proof)
-        out, err = process.communicate(timeout=120)
-        assert process.returncode == -signal.SIGKILL, f"{step} was never reached: {out}{err}"
+        workers.begin(self, kill_at=step, proof=proof)
+        code, said = workers.end()
+        assert code == -signal.SIGKILL, f"{step} was never reached: {code} {said}"
         assert proof.read_text() == step
         proof.unlink()
 
@@ -148,3 +140,36 @@ class Real:
         while any(one.running for one in target.find(self.service.name, self.service.target_settings)):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+class Workers:
+    """Processes that tick, one at a time; starting one costs a fork."""
+
+    def __init__(self) -> None:
+        environ = {**os.environ, "ZANTARA_DATABASE_URL": database_url(), "PYTHONWARNINGS": "ignore"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.deployments.engine.worker"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True,
+        )  # fmt: skip
+
+    def begin(self, real: Real, *, once: bool = False, kill_at: str = "", proof: Path | None = None) -> int:
+        """Begin to tick; the process's number."""
+        environ = dict(real.environ)
+        if kill_at:
+            environ |= {"ZANTARA_TEST_KILL_AT": kill_at, "ZANTARA_TEST_KILLED": str(proof)}
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"pk": real.service.pk, "once": once, "environ": environ}) + "\n")
+        self._process.stdin.flush()
+        return int(self._answer())
+
+    def end(self) -> tuple[int, str]:
+        """Wait for it: its exit code, and what its ticks said."""
+        code, said = self._answer()
+        return int(code), str(said)
+
+    def _answer(self) -> Any:
+        assert self._process.stdout is not None
+        return json.loads(self._process.stdout.readline())
+
+    def close(self) -> None:
+        self._process.communicate("", timeout=60)

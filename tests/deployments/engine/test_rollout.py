@@ -97,7 +97,7 @@ def test_a_pause_holds_the_stage_and_a_resume_goes_on(stage: Stage, service: Ser
     deployment = ask(service, second)
     stage.until(deployment, "baking")
     request_command(deployment, Command.Kind.PAUSE, actor="olga")
-    stage.tick(service, 20)
+    stage.tick(service, 8)
     deployment.refresh_from_db()
     observed = deployment.observed_seconds
     assert (deployment.state, deployment.resume_to) == ("paused", "baking")
@@ -136,7 +136,7 @@ def test_without_the_edges_counters_a_stage_neither_ends_nor_fails(
     stage.until(deployment, "baking")
     stage.edge.away = True
 
-    stage.tick(service, 60)
+    stage.tick(service, 18, seconds=4)
 
     deployment.refresh_from_db()
     assert (deployment.state, deployment.observed_seconds < 6) == ("baking", True)
@@ -178,7 +178,7 @@ def test_instances_that_never_become_ready_are_taken_back_after_the_deadline(
 
     stage.until(deployment, "rolled_back", ticks=80)
 
-    assert deployment.error == "0 of 1 instances of 2.0 were ready after 120 s."
+    assert deployment.error == "0 of 1 instances of 2.0 were ready after 20 s."
     assert deployment.requested_permille == 0
 
 
@@ -198,7 +198,7 @@ def test_poor_health_keeps_a_stage_and_fails_it_after_its_time(stage: Stage, ser
 
     stage.until(deployment, "rolled_back")
 
-    assert "did not reach 80 within 20 s" in deployment.error
+    assert "did not reach 80 within 10 s" in deployment.error
     assert deployment.stage_index == 0
 
 
@@ -274,7 +274,7 @@ def test_the_only_instance_is_replaced_by_one_beside_it(stage: Stage, service: S
     stage.until(ask(service, release_of(service, "1.0", tmp_path), at_once=True), "succeeded")
     deployment = ask(service, release_of(service, "2.0", tmp_path))
 
-    for _ in range(60):
+    for _ in range(25):
         stage.tick(service)
         assert stage.target.running("1.0") or stage.edge.split("shop") == {"2.0": 1000}
     deployment.refresh_from_db()
