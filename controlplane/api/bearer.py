@@ -86,6 +86,7 @@ class ApiCallerMiddleware:
         except DatabaseError as error:
             return database_away(error)
         response = self.get_response(request)
+        response.headers.setdefault("Cache-Control", "no-store")  # it is for one token's eyes
         own = response.headers.get("Content-Type", "") == CONTENT_TYPE or response.status_code not in (404, 405)
         return response if own else answer_of_the_framework(request, response)
 

@@ -80,7 +80,9 @@ def test_guessing_is_limited_by_address_before_a_token_holds(root: User, profile
 
 
 def test_health_is_the_document_with_remedies_and_the_score(program: Program) -> None:
-    answer = program.get("/health").json()
+    response = program.get("/health")
+    assert response.headers["Cache-Control"] == "no-store"
+    answer = response.json()
     assert answer["document"]["services"]["database"] == "pass"
     assert "remedy" in answer["document"]["checks"]["database"][0]
     assert answer["score"] == {"value": 100, "share": 100, "suffices": True, "failed_gates": [], "reasons": []}
