@@ -134,8 +134,8 @@ def sentences(shown: dict[str, Any]) -> list[str]:
     """What is to be said of a deployment beside its stages: why it holds, why it failed, the verdict, the health."""
     found = [shown["pause_reason"] if shown["state"] == "paused" else "", shown["error"]]
     found.append((shown["verdict"] or {}).get("sentence", ""))
-    if "value" in (shown["health"] or {}):
-        found.append(f"Health score {shown['health']['value']}.")
+    if (score := (shown["health"] or {}).get("score")) is not None:
+        found.append(f"Health score {score}.")
     return list(dict.fromkeys(text for text in found if text))
 
 

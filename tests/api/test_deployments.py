@@ -159,14 +159,14 @@ def test_a_plan_says_what_would_happen(program: Program, shop: Service) -> None:
 
 def test_a_deployment_in_full_has_its_steps_instances_and_verdict(program: Program, shop: Service) -> None:
     deployment = make_deployment(
-        shop, shop.releases.get(version="2.0"), state="baking", verdict={"sentence": "Good."}, health={"value": 100}
+        shop, shop.releases.get(version="2.0"), state="baking", verdict={"sentence": "Good."}, health={"score": 100}
     )
     deployment.step_runs.create(phase="check", position=0, name="Types", kind="command", outcome="passed")
     make_instance(shop, deployment.release, 0, deployment=deployment)
     shown = program.get(f"/deployments/{deployment.name}").json()
     assert [(step["name"], step["outcome"]) for step in shown["steps"]] == [("Types", "passed")]
     assert [(one["version"], one["condition"]) for one in shown["instances"]] == [("2.0", "ready")]
-    assert (shown["verdict"], shown["health"]) == ({"sentence": "Good."}, {"value": 100})
+    assert (shown["verdict"], shown["health"]) == ({"sentence": "Good."}, {"score": 100})
 
 
 @pytest.mark.usefixtures("roles_are_known")

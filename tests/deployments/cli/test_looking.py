@@ -28,7 +28,7 @@ def baking(shop: Service) -> Deployment:
     return make_deployment(
         shop, shop.releases.get(version="2.0"), state="baking", stage_index=1,
         from_release=shop.releases.get(version="1.0"), requested_permille=500, effective_permille=498,
-        verdict={"outcome": "pass", "sentence": "Nothing speaks against it."}, health={"value": 100},
+        verdict={"outcome": "pass", "sentence": "Nothing speaks against it."}, health={"score": 100},
     )  # fmt: skip
 
 
