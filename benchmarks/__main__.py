@@ -5,7 +5,18 @@ from __future__ import annotations
 import sys
 import traceback
 
-from benchmarks import backup_chroma, backup_kills, backup_postgres, backups, judge, layers, limiter, restarts, shedding
+from benchmarks import (
+    backup_chroma,
+    backup_kills,
+    backup_postgres,
+    backups,
+    edge,
+    judge,
+    layers,
+    limiter,
+    restarts,
+    shedding,
+)
 
 BENCHMARKS = {
     "limiter": limiter.main,
@@ -17,6 +28,7 @@ BENCHMARKS = {
     "backup_chroma": backup_chroma.main,
     "backup_kills": backup_kills.main,
     "judge": judge.main,
+    "edge": edge.main,
 }
 
 

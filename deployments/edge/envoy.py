@@ -164,7 +164,9 @@ class EnvoyEdge:
             if "active_state" in item:
                 seen[item["name"]] = True
             elif "error_state" in item:
-                seen[item["name"]] = str(item["error_state"].get("details", "no reason given"))
+                error = item["error_state"]
+                name = item.get("name") or error.get("failed_configuration", {}).get("name", "")
+                seen[name] = str(error.get("details", "no reason given"))
         return seen
 
     def _tidy(self, routes: Sequence[Route], by_port: Mapping[int, Sequence[Route]]) -> None:

@@ -156,10 +156,14 @@ def _router() -> Json:
 
 def _own_error() -> Json:
     """An answer that no instance gave says that, and nothing of what is behind the edge."""
+    above = {"default_value": 500, "runtime_key": "zantara_own_error"}
     return {
         "filter": {
-            "status_code_filter": {
-                "comparison": {"op": "GE", "value": {"default_value": 500, "runtime_key": "zantara_own_error"}}
+            "and_filter": {
+                "filters": [
+                    {"status_code_filter": {"comparison": {"op": "GE", "value": above}}},
+                    {"response_flag_filter": {}},  # Envoy notes a reason, as it does not for answers of the routes
+                ]
             }
         },
         "body_format_override": {
