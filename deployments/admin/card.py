@@ -23,7 +23,7 @@ def deployments_now() -> dict[str, Any]:
     """Four queries, however many services there are."""
     now = clock.now()
     services = Service.objects.filter(enabled=True).annotate(healthy=Count("all_instances", filter=HEALTHY))
-    short_of = [one for one in services.only("name", "instances") if one.healthy < one.instances]  # type: ignore[attr-defined]
+    short_of = [one for one in services.only("name", "instances") if one.healthy < one.instances]
     rows = Deployment.objects.select_related("service", "release").defer("service__secret_environ")
     active = list(rows.filter(state__in=(*ACTIVE, "waiting"))[:MOST_ACTIVE])
     last = rows.filter(state__in=DEPLOYMENT.terminal_states).order_by("-finished_at", "-pk").first()
@@ -32,7 +32,7 @@ def deployments_now() -> dict[str, Any]:
         {
             "badge": badge(
                 f"{one.name}: {one.healthy} of {one.instances} healthy", "bad" if not one.healthy else "warn"
-            ),  # type: ignore[attr-defined]
+            ),
             "url": reverse("admin:deployments_service_change", args=(one.pk,)),
         }
         for one in short_of

@@ -258,7 +258,8 @@ def _current(runs: Sequence[StepRun]) -> int | None:
     """The step whose log is shown: the one that runs, else the last that went wrong, else the last."""
     running = [run.pk for run in runs if run.finished_at is None]
     wrong = [run.pk for run in runs if run.outcome in ("failed", "timed_out", "unknown")]
-    return (running or wrong or [run.pk for run in runs] or [None])[-1]
+    found = running or wrong or [run.pk for run in runs]
+    return found[-1] if found else None
 
 
 def _event(event: Any, now: datetime) -> dict[str, Any]:

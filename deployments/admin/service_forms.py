@@ -162,7 +162,7 @@ class StageFormSet(BaseInlineFormSet):  # type: ignore[type-arg]  # Django's tak
             raise ValidationError(str(refused)) from None
 
 
-def _typed(form: StageForm) -> Stage | None:
+def _typed(form: forms.ModelForm[DeploymentStage]) -> Stage | None:
     data = form.cleaned_data
     if not data or data.get("DELETE") or data.get("percentage") is None:
         return None

@@ -141,7 +141,7 @@ class ServiceAdmin(LineActions, DeploymentVerbs, HistoryModelAdmin[Service]):
     actions_detail = ("deploy", "plan")
 
     @property
-    def conditional_fields(self) -> dict[str, str]:  # type: ignore[override]  # the kinds are known once all apps are ready
+    def conditional_fields(self) -> dict[str, str]:
         return target_fields.conditions()
 
     # --- the list
