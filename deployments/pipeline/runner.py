@@ -30,8 +30,8 @@ INHERITED = (
     "http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
 )  # fmt: skip
 _HANDLE_SECONDS = 2.0
-#: Shepherds that this process began, so that it can reap them.
-_begun: dict[int, subprocess.Popen[bytes]] = {}
+#: Shepherds that this process began and has not reaped yet.
+_begun: set[int] = set()
 
 
 def small_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -164,7 +164,8 @@ def _start(spec: StepSpec, folder: Path, limits: Limits, lock: int) -> dict[str,
             start_new_session=True,
             pass_fds=(lock,),
         )
-    _begun[process.pid] = process
+    _begun.add(process.pid)
+    process.returncode = 0  # it is let go: nobody waits for it, and _reap takes its remains away
     handle = {**files.mark_of(process.pid), "at": datetime.now(UTC).isoformat()}
     files.write_json(folder / files.HANDLE, handle)
     assert process.stdin is not None  # noqa: S101  (asked for above)
@@ -199,9 +200,13 @@ def _is_gone(folder: Path) -> bool:
 
 
 def _reap() -> None:
-    for pid, process in list(_begun.items()):
-        if process.poll() is not None:
-            _begun.pop(pid, None)
+    for pid in list(_begun):
+        try:
+            ended = os.waitpid(pid, os.WNOHANG)[0] != 0
+        except ChildProcessError:  # a process that was forked since has copied the set, and no such child
+            ended = True
+        if ended:
+            _begun.discard(pid)
 
 
 def _size(path: Path) -> int:

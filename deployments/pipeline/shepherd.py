@@ -101,12 +101,11 @@ class Shepherd:
             return None, why, _NOT_STARTED
         except ValueError as error:  # a NUL in an argument
             return None, f"The command cannot be run ({error}): correct it.", _NOT_STARTED
-        files.write_json(self.folder / files.COMMAND, files.mark_of(process.pid))
         return process, "", None
 
     def _in_child(self) -> Callable[[], None]:
-        """What the child does between fork and exec: make way, and die with its shepherd."""
-        libc, shepherd = self._libc, os.getpid()
+        """What the child does between fork and exec: leave its mark, make way, and die with its shepherd."""
+        libc, shepherd, mark = self._libc, os.getpid(), self.folder / files.COMMAND
 
         def prepare() -> None:
             os.nice(_NICENESS)
@@ -116,6 +115,8 @@ class Shepherd:
                 libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
                 if os.getppid() != shepherd:  # it died before the call above could be heard
                     os._exit(1)
+            with suppress(OSError):  # before it starts anything: its mark is how that is found again
+                files.write_json(mark, files.mark_of(os.getpid()))
 
         return prepare
 
