@@ -30,8 +30,6 @@ SECRET = "s3cret-Value/of+this-test"
 STARTER = """
 import importlib, json, sys, time
 from pathlib import Path
-import django
-django.setup()
 from deployments.targets.base import InstanceSpec
 given = json.load(sys.stdin)
 module, name = given.pop("target")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -72,6 +73,7 @@ class TestDockerTarget(TargetContract):
 def test_everything_is_known_from_labels_alone(world: DockerWorld, tmp_path: Path) -> None:
     spec = world.spec("serve")
     seen = world.target.ensure(spec)
+    ask(seen)  # before it listens it would not hear that it is asked to end
     other = DockerTarget(tmp_path / "elsewhere")
     [found] = other.find(spec.service, spec.settings)
     assert (found.handle, found.port, found.release, found.slot) == (seen.handle, seen.port, "1.0+a", 0)
@@ -90,12 +92,9 @@ def test_an_image_is_run_by_its_id_though_its_tag_moves(world: DockerWorld) -> N
 def test_limits_and_log_driver_are_those_of_the_settings(world: DockerWorld) -> None:
     spec = world.spec("serve", memory_mb=128, cpus=0.5, log_mb=2)
     seen = world.target.ensure(spec)
-    form = (
-        "{{.HostConfig.Memory}} {{.HostConfig.NanoCpus}} {{.HostConfig.RestartPolicy.Name}} {{.HostConfig.LogConfig}}"
-    )
-    assert world.engine.docker("inspect", "-f", form, seen.handle["container"]).strip() == (
-        "134217728 500000000 no {json-file map[max-file:2 max-size:2m]}"
-    )
+    host = json.loads(world.engine.docker("inspect", seen.handle["container"]))[0]["HostConfig"]
+    assert (host["Memory"], host["NanoCpus"], host["RestartPolicy"]["Name"]) == (128 << 20, 500_000_000, "no")
+    assert host["LogConfig"] == {"Type": "json-file", "Config": {"max-size": "2m", "max-file": "2"}}
 
 
 def test_a_missing_image_is_refused(world: DockerWorld) -> None:
