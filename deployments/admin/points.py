@@ -10,8 +10,8 @@ from typing import Any
 
 from deployments.models import Deployment
 
-#: Newest rows that are read: an hour of ticks. Older ones are kept for the judge, not for the picture.
-MOST_ROWS = 1800
+#: Newest rows that are read: half an hour of ticks, twice the seed's plan. Older ones are kept for the judge.
+MOST_ROWS = 900
 MOST_POINTS = 120
 _LEAST_WIDTH_SECONDS = 2
 

@@ -259,8 +259,8 @@ def test_what_was_not_counted_is_a_gap_and_no_zero(admin: Client, baking: Deploy
     assert found["stages"] == {}
 
 
-def test_an_hour_of_ticks_is_drawn_with_few_points_and_no_error_is_lost(admin: Client, baking: Deployment) -> None:
-    factories.observe(baking, 900, new=Counts(requests=10, errors=0), old=Counts(requests=90))
+def test_half_an_hour_of_ticks_is_drawn_with_few_points_and_no_error_is_lost(admin: Client, baking: Deployment) -> None:
+    factories.observe(baking, 850, new=Counts(requests=10, errors=0), old=Counts(requests=90))
     factories.observe(
         baking,
         1,
