@@ -38,6 +38,10 @@ _STRAGGLER_SECONDS = 0.5
 _NICENESS = 10
 _NOT_FOUND, _NOT_STARTED = 127, 126
 _END_BYTES = 4096
+_TODO = {
+    errno.ENOEXEC: "begin a script with a line like #!/bin/sh.",
+    errno.E2BIG: "shorten its arguments, or the service's variables.",
+}
 
 
 class Shepherd:
@@ -97,8 +101,8 @@ class Shepherd:
                 return None, what, _NOT_FOUND
             if error.errno == errno.EACCES:
                 return None, f"{program} may not be executed: make it executable (chmod +x).", _NOT_STARTED
-            why = f"{program} could not be started ({error.strerror}): begin a script with a line like #!/bin/sh."
-            return None, why, _NOT_STARTED
+            todo = _TODO.get(error.errno or 0, "see that this machine can run it.")
+            return None, f"{program} could not be started ({error.strerror}): {todo}", _NOT_STARTED
         except ValueError as error:  # a NUL in an argument
             return None, f"The command cannot be run ({error}): correct it.", _NOT_STARTED
         return process, "", None

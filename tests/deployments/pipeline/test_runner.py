@@ -88,6 +88,13 @@ def test_a_command_that_cannot_be_started_says_why(
     assert reason in runner.output_tail(folder)
 
 
+def test_variables_that_are_too_long_for_the_machine_are_a_sentence(folder: Path, spec: Spec) -> None:
+    runner.begin(spec("true", environ={"MUCH": "x" * 200_000}), folder)
+    assert ended(folder).reason == (
+        "true could not be started (Argument list too long): shorten its arguments, or the service's variables."
+    )
+
+
 def test_a_working_directory_that_is_not_there_is_named(folder: Path, spec: Spec, tmp_path: Path) -> None:
     runner.begin(spec("true", cwd=tmp_path / "nowhere"), folder)
     assert ended(folder).reason == (
