@@ -123,8 +123,8 @@ class EnvoyEdge:
         return self._look(lambda: self._clusters_ready(wanted_names), lambda ready: ready >= wanted_names)
 
     def _clusters_ready(self, wanted: set[str]) -> set[str]:
-        answer = self.admin.json("/config_dump", resource="dynamic_active_clusters", mask="cluster.name")
-        return {item.get("cluster", {}).get("name", "") for item in answer.get("configs", ())} & wanted
+        dump = self.admin.dump("dynamic_active_clusters", mask="cluster.name")
+        return {item.get("cluster", {}).get("name", "") for item in dump} & wanted
 
     def _write_table(self, port: int, routes: Sequence[Route], ready: set[str] | None) -> None:
         """Write who answers, unless a release would get traffic whose cluster Envoy has not taken up yet."""
@@ -158,9 +158,8 @@ class EnvoyEdge:
 
     def _listeners_seen(self) -> dict[str, bool | str]:
         """Listener -> True: it listens; else why it does not."""
-        answer = self.admin.json("/config_dump", resource="dynamic_listeners")
         seen: dict[str, bool | str] = {}
-        for item in answer.get("configs", ()):
+        for item in self.admin.dump("dynamic_listeners"):
             if "active_state" in item:
                 seen[item["name"]] = True
             elif "error_state" in item:
@@ -181,11 +180,8 @@ class EnvoyEdge:
         self._folder.remove_all_but("routes-", {names.routes_file(port) for port in by_port})
 
     def _tables_in_force(self) -> dict[str, str]:
-        answer = self.admin.json("/config_dump", resource="dynamic_route_configs")
-        return {
-            item.get("route_config", {}).get("name", ""): item.get("version_info", "")
-            for item in answer.get("configs", ())
-        }
+        dump = self.admin.dump("dynamic_route_configs")
+        return {item.get("route_config", {}).get("name", ""): item.get("version_info", "") for item in dump}
 
     def _is_in_force(self, seen: Mapping[str, str], by_port: Mapping[int, Sequence[Route]]) -> bool:
         return all(
@@ -208,7 +204,7 @@ class EnvoyEdge:
 
     def read_back(self) -> Mapping[str, RouteSeen]:
         """What Envoy really does. A service whose port could not be opened is not in it."""
-        tables = self.admin.json("/config_dump", resource="dynamic_route_configs")
+        tables = self.admin.dump("dynamic_route_configs")
         hosts = self.admin.json("/clusters", format="json")
         listening = {name for name, state in self._listeners_seen().items() if state is True}
         return envoy_stats.routes_seen(tables, hosts, listening)

@@ -46,12 +46,12 @@ class Admin:
     def json(self, path: str, **query: str) -> Any:
         """The parsed answer; EdgeUnavailable where there is none that can be read."""
         status, body = self._get(f"{path}?{urlencode(query)}" if query else path)
-        if status != 200:
-            raise EdgeUnavailable(f"Envoy's admin interface answered {status} to {path}.")
-        try:
-            return json.loads(body)
-        except ValueError:
-            raise EdgeUnavailable(f"Envoy's admin interface gave half an answer to {path}.") from None
+        return _parsed(path, status, body)
+
+    def dump(self, resource: str, **query: str) -> list[Any]:
+        """Envoy's configurations of that kind; EdgeUnavailable. It answers 404 where it has none."""
+        status, body = self._get(f"/config_dump?{urlencode({'resource': resource, **query})}")
+        return [] if status == 404 else list(_parsed("/config_dump", status, body).get("configs", ()))
 
     def _get(self, target: str) -> tuple[int, bytes]:
         connection = _SocketConnection(self.path)
@@ -66,3 +66,12 @@ class Admin:
             ) from None
         finally:
             connection.close()
+
+
+def _parsed(path: str, status: int, body: bytes) -> Any:
+    if status != 200:
+        raise EdgeUnavailable(f"Envoy's admin interface answered {status} to {path}.")
+    try:
+        return json.loads(body)
+    except ValueError:
+        raise EdgeUnavailable(f"Envoy's admin interface gave half an answer to {path}.") from None

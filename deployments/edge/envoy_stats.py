@@ -151,14 +151,16 @@ def _release(totals: list[int], times: list[tuple[float, int]], active: int, slo
     )
 
 
-def routes_seen(tables: Mapping[str, Any], hosts: Mapping[str, Any], listening: set[str]) -> dict[str, RouteSeen]:
+def routes_seen(
+    tables: Iterable[Mapping[str, Any]], hosts: Mapping[str, Any], listening: set[str]
+) -> dict[str, RouteSeen]:
     """Service -> what is in force, from the dump of the tables of routes and /clusters.
 
     Only tables of ports in ``listening`` count: what nobody can connect to is not done.
     """
     seen = {}
     endpoints = _endpoints_seen(hosts)
-    for item in tables.get("configs", ()):
+    for item in tables:
         table = item.get("route_config", {})
         if table.get("name") not in listening:
             continue
