@@ -20,7 +20,7 @@ DEPLOYMENT = Machine(
     initial="waiting",
     moves={
         "waiting": ("queued", "aborted"),
-        "queued": ("fetching", "starting", "aborted", "paused"),
+        "queued": ("fetching", "starting", "failed", "aborted", "paused"),
         "fetching": ("checking", "failed", "aborted", "paused"),
         "checking": ("building", "failed", "aborted", "paused"),
         "building": ("backing_up", "failed", "aborted", "paused"),

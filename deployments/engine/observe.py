@@ -158,7 +158,8 @@ def observations(held: Held, sight: Sight) -> Observations:
         line_stopped=(line.reason or "stopped") if line.stopped else "",
         other_active=active or "",
         current_release=state.current.version if state.current else None,
-        way_back=_way_back(held, deployment),
+        way_back=_without_files(held, deployment.from_release),
+        source_gone=_without_files(held, deployment.release),
         boot=_boot(),
         monotonic=clock.monotonic(),
     )
@@ -169,13 +170,12 @@ def commands_of(deployment: Deployment) -> list[CommandView]:
     return [CommandView(row.pk, row.kind, row.actor, row.reason) for row in rows]
 
 
-def _way_back(held: Held, deployment: Deployment) -> str:
-    """Why the old release could not be started again; what runs of it needs no start."""
-    old = deployment.from_release
-    if old is None or old.source_kind == Release.Source.IMAGE:
+def _without_files(held: Held, release: Release | None) -> str:
+    """Why a release could not be started (again); what runs of it needs no start."""
+    if release is None or release.source_kind == Release.Source.IMAGE:
         return ""
-    if pipeline_steps.checkout_of(held.service, old) is None:
-        return f"The files of {old.version} are gone: it cannot be started again."
+    if pipeline_steps.checkout_of(held.service, release) is None:
+        return f"The files of {release.version} are gone: it cannot be started."
     return ""
 
 

@@ -25,7 +25,9 @@ def waiting(turn: Turn) -> None:
 
 
 def queued(turn: Turn) -> None:
-    if turn.view.skips_pipeline:
+    if turn.view.skips_pipeline and turn.seen.source_gone:
+        acts.fail(turn, turn.seen.source_gone)
+    elif turn.view.skips_pipeline:
         acts.start(turn, "starts without the pipeline")
     else:
         turn.move("fetching", "fetches its source")

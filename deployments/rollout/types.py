@@ -128,7 +128,8 @@ class Observations:
     """What one tick saw. ``instances`` None: the target did not answer; ``edge`` None: the proxy did not.
 
     ``counted``: the edge's counters were read, and follow those of the tick before. ``monotonic`` is of the machine
-    that ``boot`` names. ``way_back``: why the old release could not be gone back to; empty where it could.
+    that ``boot`` names. ``way_back``: why the old release could not be gone back to, ``source_gone``: why the
+    new one could not be started without being fetched; empty where it could.
     """
 
     instances: tuple[InstanceView, ...] | None = ()
@@ -143,6 +144,7 @@ class Observations:
     other_active: str = ""
     current_release: str | None = None
     way_back: str = ""
+    source_gone: str = ""
     boot: str = ""
     monotonic: float = 0.0
 

@@ -118,8 +118,8 @@ def arrange(real: Real, was: str, to: str) -> Deployment:
     if to == "rollback_blocked":
         return put(real, was, release=_forward_only(real))
     if to == "failed":
-        if was == "fetching":
-            return put(real, was, release=_without_source(real), skips_pipeline=False)
+        if was in ("queued", "fetching"):
+            return put(real, was, release=_without_source(real), skips_pipeline=was == "queued")
         if was == "backing_up":
             made = put(real, was, skips_pipeline=False)
             policy = {**made.policy, "has_backup_plan": True}

@@ -127,13 +127,16 @@ class Stage:
         self.errors: dict[str, float] = {}
         self.rps = 50
         monkeypatch.setattr(clock, "now", lambda: self.now)
-        monkeypatch.setattr(clock, "monotonic", lambda: (self.now - EPOCH).total_seconds())
+        monkeypatch.setattr(clock, "monotonic", self._seconds)
         monkeypatch.setattr(instances, "target_of", lambda service: self.target)
         for module in ("effects", "service_control"):
             monkeypatch.setattr(f"deployments.engine.{module}.target_of", lambda service: self.target)
         monkeypatch.setattr(publication, "edge", lambda: self.edge)
         monkeypatch.setattr("deployments.engine.judging.edge", lambda: self.edge)
         monkeypatch.setattr(observe, "ask", self._ask)
+
+    def _seconds(self) -> float:
+        return (self.now - EPOCH).total_seconds()
 
     def _ask(self, questions: Sequence[Question]) -> dict[str, Said]:
         assert asking.EACH_SECONDS > 0
