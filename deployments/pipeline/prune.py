@@ -59,8 +59,8 @@ def versions_in_use(service: Service) -> set[str]:
     return {version for version in used if version}
 
 
-def prune(service: Service, keep: int | None = None) -> list[str]:
-    """Remove checkouts beyond the service's ``keep_releases``; the versions removed.
+def set_aside(service: Service, keep: int | None = None) -> list[str]:
+    """Take checkouts beyond the service's ``keep_releases`` out of their places; the versions. Quick: one move each.
 
     Call it under the service's lease: nobody else may begin a deployment of an old version meanwhile.
     """
@@ -73,17 +73,29 @@ def prune(service: Service, keep: int | None = None) -> list[str]:
     ]
     gone = prunable(checkouts, service.keep_releases if keep is None else keep)
     for version in gone:
-        _remove(folder / version)
+        with suppress(FileNotFoundError):
+            (folder / version).rename(folder / f"{REMOVED}{secrets.token_hex(6)}")
         result_path(service.name, version).unlink(missing_ok=True)
+    if gone:
+        log.info("checkouts_removed", service=service.name, versions=gone)
+    return gone
+
+
+def clear(service: Service) -> None:
+    """Delete what was set aside, what killed fetches left, and old logs of steps. May take long; needs no lease."""
     now = clock.now().timestamp()
-    for path in _folders(folder):
+    for path in _folders(releases_folder(service.name)):
         if path.name.startswith(REMOVED) or (
             path.name.startswith(PARTIAL) and now - path.stat().st_mtime > _LEFTOVER_SECONDS
         ):
             shutil.rmtree(path, ignore_errors=True)
     _prune_runs(service)
-    if gone:
-        log.info("checkouts_removed", service=service.name, versions=gone)
+
+
+def prune(service: Service, keep: int | None = None) -> list[str]:
+    """Both, one after the other, under the service's lease; the versions whose checkouts went."""
+    gone = set_aside(service, keep)
+    clear(service)
     return gone
 
 
@@ -103,11 +115,3 @@ def _folders(folder: Path) -> list[Path]:
         return [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
     except FileNotFoundError:
         return []
-
-
-def _remove(path: Path) -> None:
-    """Out of its place in one act, then piece by piece: half a checkout is never found."""
-    aside = path.with_name(f"{REMOVED}{secrets.token_hex(6)}")
-    with suppress(FileNotFoundError):
-        path.rename(aside)
-        shutil.rmtree(aside, ignore_errors=True)

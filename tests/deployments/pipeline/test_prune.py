@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from controlplane.kernel import clock
 from deployments.models import Deployment, ServiceState
-from deployments.pipeline.fetch import checkout_path, releases_folder, result_path
+from deployments.pipeline.fetch import checkout_path, fetched, releases_folder, result_path
 from deployments.pipeline.folder import write_json
-from deployments.pipeline.prune import Checkout, prunable, prune
+from deployments.pipeline.prune import Checkout, clear, prunable, prune, set_aside
 from tests.deployments.factories import make_release, make_service
 
 from .conftest import names_in
@@ -77,6 +77,19 @@ def test_a_service_keeps_what_serves_what_served_last_and_what_is_on_its_way() -
     assert not result_path("shop", "3").exists()
     assert result_path("shop", "4").exists()
     assert prune(service) == []
+
+
+@pytest.mark.django_db
+def test_what_is_set_aside_is_gone_at_once_and_deleted_later() -> None:
+    service = make_service("shop")
+    for age, version in enumerate(("3", "2", "1")):
+        make_checkout(version, age * 100)
+    assert set_aside(service, keep=1) == ["1", "2"]
+    assert fetched("shop", "2") is None
+    assert fetched("shop", "3") is not None
+    assert len(names_in(releases_folder("shop"))) == 3
+    clear(service)
+    assert names_in(releases_folder("shop")) == ["3"]
 
 
 @pytest.mark.django_db
