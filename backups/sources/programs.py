@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ CHUNK_BYTES = 2**20
 #: What is kept of a program's complaints: their end tells why it stopped.
 COMPLAINT_BYTES = 4096
 _END_SECONDS = 5.0
+#: Whoever reads a quick producer as soon as anything is there reads a few KiB at a time, and each time both are woken.
+#: After a small piece the pipe, which holds a MiB, is given the time to fill.
+_SMALL_BYTES, _PAUSE_SECONDS = CHUNK_BYTES // 8, 0.0005
 
 
 def find_program(*names: str, folders: Iterable[Path] = (), package: str) -> Path:
@@ -52,6 +56,13 @@ def dying_with_us(argv: Sequence[str | Path]) -> list[str]:
     """
     setpriv = shutil.which("setpriv")
     return [*((setpriv, "--pdeathsig", "KILL") if setpriv else ()), *(os.fspath(part) for part in argv)]
+
+
+def _pipe_bytes(descriptor: int) -> int:
+    try:
+        return fcntl.fcntl(descriptor, fcntl.F_GETPIPE_SZ)
+    except OSError:  # no pipe
+        return 0
 
 
 def end_group(process: subprocess.Popen[bytes]) -> None:
@@ -110,8 +121,11 @@ class Program:
         """Its standard output to the end; CaptureFailed where it was interrupted meanwhile."""
         assert self.process.stdout is not None  # noqa: S101
         descriptor = self.process.stdout.fileno()
+        patient = _pipe_bytes(descriptor) >= CHUNK_BYTES
         while chunk := os.read(descriptor, CHUNK_BYTES):
             yield chunk
+            if patient and len(chunk) < _SMALL_BYTES:
+                time.sleep(_PAUSE_SECONDS)
         if self._interrupted:
             raise CaptureFailed(f"{self.name} was stopped before its end.", remedy="Start the backup again.")
 

@@ -112,14 +112,14 @@ def test_a_stream_that_was_cut_fails_inspection_and_drill(world: World, folder: 
     source = world.source()
     taken = take(source, folder)
     size = len(taken.data)
-    for length in (0, 1, size // 3, size // 2 // 512 * 512, size - min(1500, size // 4)):
-        cut = taken.data[:length]
-        for look in (
-            lambda cut=cut: source.inspect(pieces(cut), taken.expectations),
-            lambda cut=cut: drill(source, taken, folder, data=cut),
-        ):
-            with suppress(Damaged, CaptureFailed):
-                assert failing(look()), f"{length} of {size} bytes passed"
+    lengths = (0, 1, size // 3, size // 2 // 512 * 512, size - min(1500, size // 4))
+    for length in lengths:
+        with suppress(Damaged, CaptureFailed):
+            assert failing(source.inspect(pieces(taken.data[:length]), taken.expectations)), f"{length} of {size} bytes"
+    # each drill starts a server of its own: the two that are nearest to nothing and to all
+    for length in (lengths[0], lengths[-1]):
+        with suppress(Damaged, CaptureFailed):
+            assert failing(drill(source, taken, folder, data=taken.data[:length])), f"{length} of {size} bytes passed"
 
 
 def reborn(world: World, place: Place, memory: dict[str, Any]) -> Restorer:

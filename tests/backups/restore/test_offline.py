@@ -20,6 +20,8 @@ from tests.backups.restore.boxes import Box
 from tests.backups.servers.postgres import run
 
 Lived = tuple[Box, dict[str, str], dict[str, str]]
+#: One worker runs them all: the template is made once.
+pytestmark = pytest.mark.xdist_group("offline-restore")
 
 
 @pytest.fixture(scope="session")
