@@ -195,6 +195,7 @@ def test_a_toy_projects_tests_are_really_run_and_counted(place: Place, checkout:
     }  # fmt: skip
 
 
+@pytest.mark.faults
 def test_an_audit_without_a_network_really_cannot_tell(
     place: Place, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
