@@ -18,6 +18,16 @@ class Api(NinjaAPI):
     """Says in its description that problems have a content type of their own, and where `Location` comes with."""
 
     def get_openapi_schema(self, **options: Any) -> OpenAPISchema:
+        """Made once: it is always the same, takes a tenth of a second, and anybody may ask for it."""
+        if any(options.values()):
+            return self._describe(**options)
+        if self._described is None:
+            self._described = self._describe(**options)
+        return self._described
+
+    _described: OpenAPISchema | None = None
+
+    def _describe(self, **options: Any) -> OpenAPISchema:
         schema = super().get_openapi_schema(**options)
         for methods in schema["paths"].values():
             for operation in methods.values():
