@@ -54,7 +54,7 @@ class DockerTarget:
         read = self.check_settings(spec.settings)
         check_name(spec.name)
         with engine(read) as client:
-            _image(client, spec)
+            _image(client, spec, self._places(spec.service))
 
     def ensure(self, spec: InstanceSpec) -> Seen:
         read, places = self.check_settings(spec.settings), self._places(spec.service)
@@ -63,7 +63,7 @@ class DockerTarget:
         with engine(read) as client:
             found = self._present(client, spec)
             if found is None:
-                found = _create(client, spec, _image(client, spec), read)
+                found = _create(client, spec, places.pin(spec.release, _image(client, spec, places)), read)
             if found["State"]["Status"] in ("created", "exited"):
                 found = _start(client, spec, found)
             return containers.seen_of(found, read, memory_bytes=None)
@@ -184,24 +184,28 @@ def engine(read: Mapping[str, Any]) -> Iterator[docker.APIClient]:
             client.close()
 
 
-def _image(client: docker.APIClient, spec: InstanceSpec) -> str:
-    """What the engine knows the image by; CannotStart where it has no such image."""
+def _image(client: docker.APIClient, spec: InstanceSpec, places: Places) -> str:
+    """The image's id: that of the release's first start, else what its name means now. CannotStart if it is not there.
+
+    A release is never changed, so a tag that moves later changes nothing.
+    """
     if not spec.image:
         raise CannotStart(
             f"{spec.service} {spec.release} has no image.", remedy="Deploy a release whose source is a container image."
         )
-    for reference in containers.references(spec.image):
+    before = places.pinned(spec.release)
+    for reference in [before] if before else containers.references(spec.image):
         try:
-            client.inspect_image(reference)
+            identity = str(client.inspect_image(reference)["Id"])
         except NotFound:
             continue
         except APIError as error:
             if error.is_client_error():
                 raise CannotStart(f"{spec.image} is no image: {containers.explanation(error)}.") from None
             raise
-        return reference
+        return identity
     raise CannotStart(
-        f"The Docker engine has no image {spec.image}.",
+        f"The Docker engine has no image {spec.image}{f' ({before[:19]}, as it first was)' if before else ''}.",
         remedy="Load it (docker load), or let a step of the pipeline build or pull it; nothing is pulled here.",
     )
 

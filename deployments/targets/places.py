@@ -4,6 +4,7 @@ instances/<name>.json    the mark of a local process, written by its keeper
 instances/<name>.lock    held by the keeper for as long as it lives
 logs/<name>.log          what it said, and ``.1``, ``.2``
 scratch/<name>/          made anew at each start
+images/<version>         the id of the image that the release is
 fences/<name>            the highest generation that asked for it
 stops/<key>              it was asked to end
 ../.ports/<port>         held by the keeper whose instance has the port
@@ -76,12 +77,25 @@ class Places:
         """Every folder, readable for this user alone. TargetUnavailable where that cannot be."""
         with unavailable(self.root):
             self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for part in ("", "instances", "logs", "scratch", "fences", "stops"):
+            for part in ("", "instances", "logs", "scratch", "fences", "stops", "images"):
                 (self.folder / part).mkdir(mode=0o700, exist_ok=True)
             self.ports.mkdir(mode=0o700, exist_ok=True)
 
     def _file(self, folder: str, name: str) -> Path:
         return self.folder / folder / name
+
+    def pin(self, release: str, image: str) -> str:
+        """The id of the image that this release was first started from; ``image`` from now on, if there is none."""
+        path = self._file("images", check_name(release))
+        with unavailable(self.root):
+            if not path.exists():
+                write_whole(path, image)
+            return path.read_text(encoding="ascii")
+
+    def pinned(self, release: str) -> str:
+        """What ``pin`` said; empty where it never was asked."""
+        path = self._file("images", check_name(release))
+        return path.read_text(encoding="ascii") if path.exists() else ""
 
     def keep_log(self, name: str, text: str) -> None:
         """Put this, which holds no secret, in the place of all that is left of its log."""

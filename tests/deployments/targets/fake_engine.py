@@ -21,7 +21,7 @@ class FakeEngine(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     def __init__(self, path: Path) -> None:
         self.url = f"unix://{path}"
         self.containers: dict[str, dict[str, Any]] = {}
-        self.images = {"shop:1"}
+        self.images = {"shop:1": "sha256:" + "11" * 32}
         self.fail: dict[tuple[str, str], tuple[int, str]] = {}
         self.asked: list[tuple[str, str]] = []
         self.before_create: Any = None
@@ -86,8 +86,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if path == "/version":
             return self.answer(200, {"ApiVersion": "1.44"})
         if match := re.fullmatch(r"/images/(.+)/json", path):
-            known = match[1] in engine.images
-            return self.answer(200 if known else 404, {"Id": match[1]} if known else {"message": "No such image"})
+            identity = engine.images.get(match[1]) or (match[1] if match[1] in engine.images.values() else None)
+            return self.answer(200, {"Id": identity}) if identity else self.answer(404, {"message": "No such image"})
         if path == "/containers/create":
             if engine.before_create is not None:
                 engine.before_create(query["name"], json.loads(body))

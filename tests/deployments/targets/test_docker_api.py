@@ -130,11 +130,29 @@ def test_a_digest_stands_behind_the_repository_or_is_a_local_images_id(
     assert containers.pinned("registry:5000/shop", ID) == f"registry:5000/shop@{ID}"
     assert containers.pinned(f"shop@{ID}", ID) == f"shop@{ID}"
     assert containers.pinned("shop:1", "") == "shop:1"
-    engine.images = {ID}
+    other = "sha256:" + "cd" * 32
+    engine.images = {"local": ID, f"shop@{ID}": other}
     target.ensure(replace(spec, image=containers.pinned("shop:1", ID)))
-    engine.images = {f"shop@{ID}"}
-    target.ensure(replace(spec, name="other", image=containers.pinned("shop:1", ID)))
-    assert [one["Config"]["Image"] for one in engine.containers.values()] == [ID, f"shop@{ID}"]
+    del engine.images[f"shop@{ID}"]
+    target.ensure(replace(spec, release="2", name="other", image=containers.pinned("shop:1", ID)))
+    assert [one["Config"]["Image"] for one in engine.containers.values()] == [other, ID]
+
+
+def test_a_release_stays_the_image_that_it_first_was_though_its_tag_moves(
+    engine: FakeEngine, target: DockerTarget, spec: InstanceSpec
+) -> None:
+    first = engine.images["shop:1"]
+    target.check(spec)
+    target.ensure(spec)
+    engine.images = {"shop:1": ID, "shop:old": first}
+    target.ensure(replace(spec, name="second", slot=1))
+    assert [one["Config"]["Image"] for one in engine.containers.values()] == [first, first]
+    target.ensure(replace(spec, release="2", name="third"))
+    assert list(engine.containers.values())[2]["Config"]["Image"] == ID
+    del engine.images["shop:old"]
+    with pytest.raises(CannotStart, match="as it first was"):
+        target.ensure(replace(spec, name="fourth"))
+    assert len(engine.containers) == 3
 
 
 def test_a_name_that_is_somebody_elses_is_left_alone(
