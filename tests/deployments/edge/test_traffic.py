@@ -142,6 +142,17 @@ def test_http_1_0_is_answered(world: World) -> None:
     assert re.match(rb"HTTP/1\.[01] 200 ", answer)
 
 
+def test_a_websocket_is_passed_on_both_ways(world: World) -> None:
+    world.split({"1.0": (500, [world.instance("1.0")]), "2.0": (500, [world.instance("2.0")])})
+
+    with socket.create_connection(("127.0.0.1", world.port), timeout=10) as raw:
+        raw.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        assert raw.recv(4096).startswith(b"HTTP/1.1 101 ")
+        for word in (b"first", b"second"):
+            raw.sendall(word)
+            assert raw.recv(4096) == word.upper()
+
+
 def test_ab_counts_every_answer(world: World) -> None:
     ab = needs.command("ab", package="apache2-utils")
     world.split({"1.0": (1000, [world.instance("1.0")])})

@@ -81,6 +81,7 @@ def test_over_a_fixed_limit_the_seeds_body_is_answered_and_the_view_is_never_cal
     assert (response.status_code, response.content) == (503, BODY)
     assert response["Content-Type"] == "application/json"
     assert response["Retry-After"] == "30"
+    assert response["X-Zantara-Shed"] == "true"
     assert sheds == [(reason, "CEO")]
     assert view == []
     assert service.admission.in_hand == 0
