@@ -27,7 +27,7 @@ release there is no split: see ``alone_ratios``.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,6 +43,8 @@ TICKS_A_BET = 30
 
 #: Above so many possible splits of one tick the limit form is used: cheaper, and with many bad events it understates.
 MOST_SPLITS = 4096
+#: Up to so many they are summed up in floats, without logarithms: the usual case.
+SHORT = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +121,10 @@ def split_ratios(new: Trials, old: Trials, *, margin: float) -> list[float]:
     if most - least > MOST_SPLITS:
         return _limit_ratios(new, old, margin)
     ways = _log_ways(new, old, least, most)
-    null = math.log(margin)
-    offsets = [i - new.bad for i in range(least, most + 1)]
-    at_null = _log_sum([way + i * null for way, i in zip(ways, offsets, strict=True)])
-    return [
-        at_null - _log_sum([way + i * (null + log) for way, i in zip(ways, offsets, strict=True)]) for log in _LOG_GRID
-    ]
+    total = _short_sum(ways) if most - least <= SHORT else _long_sum(ways)
+    null, seen = math.log(margin), new.bad - least
+    at_null = total(null)
+    return [at_null - total(null + log) + seen * log for log in _LOG_GRID]
 
 
 def alone_ratios(new: Trials, *, reference: float, margin: float) -> list[float]:
@@ -157,13 +157,12 @@ def highest_share(trials: Trials) -> float:
 
 
 def _log_ways(new: Trials, old: Trials, least: int, most: int) -> list[float]:
-    """The logarithm of how many ways there are for each split, relative to the split that was seen."""
+    """The logarithm of how many ways there are for each split, relative to the first one."""
     bad, logs = new.bad + old.bad, [0.0]
     for i in range(least, most):
         more = (new.requests - i) * (bad - i) / ((i + 1) * (old.requests - bad + i + 1))
         logs.append(logs[-1] + math.log(more))
-    seen = logs[new.bad - least]
-    return [log - seen for log in logs]
+    return logs
 
 
 def _limit_ratios(new: Trials, old: Trials, margin: float) -> list[float]:
@@ -175,6 +174,26 @@ def _limit_ratios(new: Trials, old: Trials, margin: float) -> list[float]:
         share = scale_odds(null, factor)
         ratios.append(new.bad * math.log(share / null) + old.bad * (math.log1p(-share) - math.log1p(-null)))
     return ratios
+
+
+def _long_sum(logs: Sequence[float]) -> Callable[[float], float]:
+    """The logarithm of the polynomial whose coefficients have these logarithms, the constant one first, as a function
+    of the logarithm of x."""
+    return lambda log_x: _log_sum([log + i * log_x for i, log in enumerate(logs)])
+
+
+def _short_sum(logs: Sequence[float]) -> Callable[[float], float]:
+    """The same, many times as fast, where no power of x is beyond a float."""
+    highest = max(logs)
+    coefficients = [math.exp(log - highest) for log in reversed(logs)]
+
+    def total(log_x: float) -> float:
+        x, value = math.exp(log_x), 0.0
+        for coefficient in coefficients:
+            value = value * x + coefficient
+        return highest + math.log(value)
+
+    return total
 
 
 def _log_sum(logs: Sequence[float]) -> float:

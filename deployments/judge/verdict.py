@@ -62,7 +62,7 @@ class _Case:
         """What takes the release back."""
         memory = self.memory
         if self.sample.gates:
-            return "fail", "gate", f"{self.new}: {'; '.join(self.sample.gates)}"
+            return "fail", "gate", f"{self.new}: {'; '.join(gate.rstrip('.') for gate in self.sample.gates)}"
         if self.e_errors >= self.errors_threshold:
             return "fail", "errors", f"{self._failed(memory)}: {words.chance(self.e_errors)}"
         if self.e_slow >= self.slow_threshold:

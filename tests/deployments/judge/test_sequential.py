@@ -239,6 +239,17 @@ def test_total_failure_of_a_release_that_is_alone_is_known_after_four_requests()
     assert evidence.e > 1000
 
 
+@settings(max_examples=25)
+@given(st.integers(1, 64), st.integers(1, 10**6), st.data())
+def test_the_quick_way_to_sum_up_is_the_careful_one(new: int, old: int, data: st.DataObject) -> None:
+    one = Trials(new, data.draw(st.integers(0, new)))
+    other = Trials(old, data.draw(st.integers(0, old)))
+    least, most = max(0, one.bad + other.bad - old), min(new, one.bad + other.bad)
+    ways = sequential._log_ways(one, other, least, most)
+    for log_x in (math.log(MARGIN), math.log(RHOS[-1]), math.log(1000)):
+        assert sequential._short_sum(ways)(log_x) == pytest.approx(sequential._long_sum(ways)(log_x), rel=1e-9)
+
+
 def test_enormous_counts_neither_overflow_nor_take_long() -> None:
     evidence = folded([(Trials(10**7, 5 * 10**6), Trials(10**8, 10**5))] * 3)
     assert evidence.e == pytest.approx(math.exp(690))
