@@ -277,8 +277,8 @@ class Adaptive(_Steered):
         crowded = seen.mean >= CROWDED_SHARE * self.most
         self._crowded_steps = min(self._crowded_steps + 1, TOP_STEPS) if crowded else max(self._crowded_steps - 1, 0)
         self._crowded = self._crowded_steps >= TOP_STEPS or (self._crowded and self._crowded_steps > 0)
-        top_fits = self.limit >= free and not self._crowded
-        return Bound(max(LEAST, min(self.limit, free)), pressed=True, top=self.most if top_fits else 0.0)
+        # when the low ones in the queue are refused, all of the top class that stood among them comes at once
+        return Bound(max(LEAST, min(self.limit, free)), pressed=True, top=0.0 if self._crowded else self.most)
 
 
 @dataclass(slots=True)

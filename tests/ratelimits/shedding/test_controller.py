@@ -139,6 +139,11 @@ def test_the_top_class_may_fill_all_threads_until_the_house_stays_crowded_with_t
     assert after("adaptive", (WAITING, 30), (refusing, 8)).top == 8
 
 
+def test_the_top_class_that_stood_in_the_queue_is_let_in_when_the_low_ones_are_refused() -> None:
+    assert after("adaptive", (COMPUTING, 5)) == Bound(2, pressed=True, top=8)
+    assert caps(after("adaptive", (replace(COMPUTING, mean=7.5), 20)), BUILT_IN, THREADS).top == 7
+
+
 def test_a_busy_neighbour_is_not_taken_for_an_overload_of_our_own() -> None:
     lag_alone = replace(CALM, lag=0.2, cpu=0.01)
     assert after("adaptive", (lag_alone, 50)) == Bound(8, pressed=False)
