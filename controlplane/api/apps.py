@@ -14,3 +14,4 @@ class ApiConfig(AppConfig):
         from controlplane.console.base import add_navigation
 
         add_navigation("People", "API tokens", "key", "admin:api_apitoken_changelist", "api.view_apitoken")
+        add_navigation("Help", "API", "api", "api-v1:openapi-view")

@@ -14,7 +14,7 @@ from django.db import models
 from django.db.models import OuterRef, Q, Subquery
 from django.http import Http404
 
-from controlplane.kernel.logs import redact
+from controlplane.kernel.redaction import redact
 
 _WHAT = {"+": "created", "~": "changed", "-": "deleted"}
 #: Of rows that note by themselves when they were touched.

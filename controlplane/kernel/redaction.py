@@ -26,6 +26,8 @@ _PLAIN_KEY = re.compile(
     re.IGNORECASE,
 )
 _JWT = re.compile(r"eyJ[\w-]+\.[\w-]+\.[\w-]*")
+#: A token of the API; its prefix is no secret.
+_API_TOKEN = re.compile(r"\b(zt_[a-z0-9]{8}_)[\w-]{43}")
 _BEARER = re.compile(r"\b(bearer)\s+(?!realm=|error|scope=)[\w.~+/-]+=*", re.IGNORECASE)
 _AUTHORIZATION = re.compile(
     r"(authorization[\"']?\s*[:=]\s*[\"']?(?:(?:basic|bearer|digest)\s+)?+)(?!\*\*\*)[^\s\"',;]+", re.IGNORECASE
@@ -53,6 +55,8 @@ def redact_text(text: str) -> str:
     """The text without JWTs, bearer tokens, passwords in URLs, private keys and ``password=…`` pairs."""
     if "eyJ" in text:
         text = _JWT.sub(MASK, text)
+    if "zt_" in text:
+        text = _API_TOKEN.sub(rf"\1{MASK}", text)
     if "://" in text and "@" in text:
         text = _URL_PASSWORD.sub(rf"\1:{MASK}@", text)
         text = _URL_TOKEN.sub(rf"\1{MASK}@", text)

@@ -18,6 +18,7 @@ from controlplane.api.tokens import find_token, make_token, revoke
 from controlplane.identity.tokens import issue
 from controlplane.kernel import clock
 from controlplane.kernel.errors import NotAuthentic, Refused
+from controlplane.kernel.redaction import redact, redact_text
 from tests.console.people import person, signed_in
 
 from .conftest import Program, token_for
@@ -74,6 +75,12 @@ def test_hashes_are_compared_in_constant_time_also_where_nobody_has_the_prefix(
         with pytest.raises(NotAuthentic, match=r"^The API token is not known here\."):
             find_token(wrong)
     assert [other for _, other in compared] == [token.digest, token.digest, "0" * 64, "0" * 64]
+
+
+def test_a_token_in_a_log_keeps_only_its_prefix() -> None:
+    made = credentials.new_secret()
+    assert redact_text(f"curl: {made.text} was refused") == f"curl: {made.prefix}_*** was refused"
+    assert redact({"note": [made.text]}) == {"note": [f"{made.prefix}_***"]}
 
 
 # --- what may be granted ------------------------------------------------------------------------------------------
