@@ -15,6 +15,7 @@ from benchmarks import (
     layers,
     limiter,
     restarts,
+    rollout_histories,
     shedding,
 )
 
@@ -28,6 +29,7 @@ BENCHMARKS = {
     "backup_chroma": backup_chroma.main,
     "backup_kills": backup_kills.main,
     "judge": judge.main,
+    "rollout_histories": rollout_histories.main,
     "edge": edge.main,
 }
 
