@@ -28,6 +28,8 @@ FULL_STEPS = 7
 TOP_STEPS, CROWDED_SHARE = 8, 0.92
 #: A house is full above this share of its threads: between two requests a thread is free for a moment.
 FULL_SHARE = 0.95
+#: And where it is seen that nobody stands outside. Not never: several callers may share a connection.
+CALM_FULL_STEPS = 20
 #: Where so many connections per thread are open beyond those of quiet moments, callers stand outside: then a house is
 #: full that is merely busy, and after ``STEPS``. Eight wait 0.4 s for a view that takes 50 ms. On a machine that does
 #: other work as well, all threads may not be in use for 95 % of the time however long the queue is.
@@ -245,6 +247,13 @@ class Adaptive(_Steered):
             self._usual_connections += USUAL_RISE * more
         return more >= OUTSIDE_PER_THREAD * self.most
 
+    def _needed(self, seen: Seen, *, certain: bool) -> int:
+        """Steps of too much that make an overload, by what shows now."""
+        if certain:
+            return STEPS
+        one_each = seen.connections is not None and seen.connections >= seen.mean
+        return CALM_FULL_STEPS if one_each else FULL_STEPS
+
     def step(self, seen: Seen, policy: SheddingPolicy) -> Bound:
         # Little's law: what would be in hand if everybody who came were served, as quickly as those who were
         self._asked += 0.3 * (max(seen.arrived * seen.service, seen.mean) - self._asked)
@@ -258,10 +267,10 @@ class Adaptive(_Steered):
         if full or waits or stuck:
             # twice as late is twice as clear
             weight = 2 if stuck and seen.lag * 1000 > 2 * policy.lag_ms else 1
-            self._too_much_steps = min(self._too_much_steps + weight, FULL_STEPS)
+            self._too_much_steps = min(self._too_much_steps + weight, CALM_FULL_STEPS)
         else:
             self._too_much_steps = max(self._too_much_steps - 2, 0)
-        if self._too_much_steps >= (STEPS if waits or stuck or queue else FULL_STEPS):
+        if self._too_much_steps >= self._needed(seen, certain=waits or stuck or queue):
             if not self.standing and stuck:
                 self.limit = self.most * FLOOR_SHARE  # the queue grows with every step: no time to find out slowly
             self.standing = True

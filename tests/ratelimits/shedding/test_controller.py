@@ -70,6 +70,13 @@ def test_a_full_house_alone_must_last_longer_and_one_late_moment_then_settles_it
     assert after("adaptive", (WAITING, 5), (COMPUTING, 1)).pressed
 
 
+def test_a_full_house_before_which_nobody_stands_must_last_longest() -> None:
+    seen_alone = replace(WAITING, connections=30)
+    assert after("adaptive", (seen_alone, 19)) == Bound(8, pressed=False)
+    assert after("adaptive", (seen_alone, 20)).pressed
+    assert after("adaptive", (replace(WAITING, connections=2), 7)).pressed  # which several callers share
+
+
 def test_a_queue_outside_shows_in_the_connections_on_a_machine_that_does_other_work_as_well() -> None:
     disturbed = replace(WAITING, mean=5.0, connections=80)
     assert after("adaptive", (disturbed, 4)) == Bound(8, pressed=False)
