@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+#: Those of the sample's tests that need no servers: they take seconds, also beside instances under load.
+_TESTS = " ".join(f"tests/zantara/test_{name}.py" for name in ("embedding", "ndjson", "settings", "vectors"))
 #: Name, kind, command (none: the kind's own), time limit in seconds, whether a failure blocks, what is done where it
 #: cannot be told. A fresh installation has neither mypy nor pytest: that it cannot tell is then only a warning.
 _CHECKS: tuple[tuple[str, str, str, int, bool, str], ...] = (
@@ -12,10 +14,7 @@ _CHECKS: tuple[tuple[str, str, str, int, bool, str], ...] = (
         "type check", "mypy", "env ZANTARA_SECRET_KEY=type-check {python} -m mypy --no-color-output examples",
         900, True, "warn",
     ),
-    (
-        "test suite", "pytest", "{python} -m pytest -q --color=no -p no:cacheprovider tests/zantara",
-        1800, True, "warn",
-    ),
+    ("test suite", "pytest", f"{{python}} -m pytest -q --color=no -p no:cacheprovider {_TESTS}", 900, True, "warn"),
     ("security audit", "pip_audit", "", 300, True, "warn"),
     ("outdated dependencies", "outdated", "", 300, False, "warn"),
 )  # fmt: skip
