@@ -223,7 +223,9 @@ def _runs(runs: Sequence[StepRun], now: datetime) -> list[dict[str, Any]]:
 def _findings(findings: object) -> list[tuple[str, str]]:
     """The numbers of a step for people: ``{"errors": 3}`` as (errors, 3); what is no number or word is counted."""
     shown: list[tuple[str, str]] = []
-    for name, value in findings.items() if isinstance(findings, Mapping) else ():
+    pairs = findings.items() if isinstance(findings, Mapping) else ()
+    # PostgreSQL keeps no order of keys: numbers first, by name.
+    for name, value in sorted(pairs, key=lambda pair: (isinstance(pair[1], list | tuple | Mapping), str(pair[0]))):
         if isinstance(value, list | tuple):
             words = ", ".join(map(str, value[:5])) + (f" and {len(value) - 5} more" if len(value) > 5 else "")
         elif isinstance(value, Mapping):

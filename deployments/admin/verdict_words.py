@@ -56,10 +56,16 @@ def verdict_shown(deployment: Deployment) -> dict[str, Any] | None:
         ],
         "numbers": [
             (LABELS.get(name, name.replace("_", " ").capitalize()), _number(value))
-            for name, value in numbers.items()
+            for name, value in sorted(numbers.items(), key=_rank)
             if name not in both
         ],
     }
+
+
+def _rank(pair: tuple[str, object]) -> tuple[int, str]:
+    """In the order of the labels; PostgreSQL keeps none of its own."""
+    order = list(LABELS)
+    return (order.index(pair[0]) if pair[0] in order else len(order), pair[0])
 
 
 def _number(value: object, *, share: bool = False) -> str:
