@@ -51,7 +51,7 @@ _BURST_MB = 64
 #: What a deployed service must not be told, however wide its patterns are.
 OWN_SECRETS = frozenset(
     {"ZANTARA_SECRET_KEY", "ZANTARA_DATABASE_URL", "ZANTARA_FIELDS_KEY", "ZANTARA_ADMIN_PASSWORD",
-     "ZANTARA_DRILL_IDENTITY", "PROMETHEUS_MULTIPROC_DIR", "DJANGO_SETTINGS_MODULE"}
+     "ZANTARA_DRILL_IDENTITY_FILE", "PROMETHEUS_MULTIPROC_DIR", "DJANGO_SETTINGS_MODULE"}
 )  # fmt: skip
 PLACEHOLDERS = ("port", "python", "release", "slot", "name", "checkout", "scratch", "host")
 SETTINGS = (
@@ -256,7 +256,8 @@ def inherited(patterns: Sequence[str], environ: Mapping[str, str]) -> dict[str, 
     return {
         name: value
         for name, value in environ.items()
-        if name.removesuffix("_FILE") not in OWN_SECRETS and any(fnmatchcase(name, pattern) for pattern in patterns)
+        if not {name, name.removesuffix("_FILE")} & OWN_SECRETS
+        and any(fnmatchcase(name, pattern) for pattern in patterns)
     }
 
 

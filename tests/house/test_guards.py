@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PRODUCT = ("controlplane", "ratelimits", "backups", "examples")
+PRODUCT = ("controlplane", "ratelimits", "backups", "deployments", "examples")
 
 
 def product_files() -> Iterator[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -487,3 +488,31 @@ def test_one_instance_only_whoever_is_killed_while_many_start_it(world: ProcessW
         assert [one.pid for one in commands] == [seen.handle["pid"]]
         world.target.stop(seen, spec.settings, grace_seconds=0, asked_at=seen.started_at)
         eventually(lambda spec=spec: not world.find(spec)[0].running)
+
+
+def test_an_instance_inherits_what_its_service_names_and_never_the_control_planes_secrets(
+    world: ProcessWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SHOP_A", "SHOP_B", "OTHER", "ZANTARA_SECRET_KEY", "ZANTARA_FIELDS_KEY_FILE", "ZANTARA_REDIS_URL"):
+        monkeypatch.setenv(name, f"value of {name}")
+    spec = world.spec(inherit_environ=["SHOP_*", "ZANTARA_*"])
+    seen = world.target.ensure(spec)
+    environ = psutil.Process(seen.handle["pid"]).environ()
+    assert {name for name in environ if environ[name] == f"value of {name}"} == {
+        "SHOP_A",
+        "SHOP_B",
+        "ZANTARA_REDIS_URL",
+    }
+
+
+def test_a_variable_of_the_service_wins_over_what_instances_are_told(world: ProcessWorld) -> None:
+    spec = dataclasses.replace(world.spec(), environ={"ZANTARA_SERVICE_PORT": "3000", "PORT": "1"})
+    seen = world.target.ensure(spec)
+    environ = psutil.Process(seen.handle["pid"]).environ()
+    assert (environ["ZANTARA_SERVICE_PORT"], environ["PORT"]) == ("3000", str(seen.port))
+
+
+@pytest.mark.parametrize("wrong", [7, ["A B"], ["*"], "A;B"])
+def test_names_that_are_no_variables_are_refused(world: ProcessWorld, wrong: Any) -> None:
+    with pytest.raises(Refused, match="inherit_environ"):
+        world.target.check_settings(world.settings(inherit_environ=wrong))
