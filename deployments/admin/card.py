@@ -17,25 +17,26 @@ from .service_page import HEALTHY
 from .words import share, short, state_badge
 
 MOST_ACTIVE = 4
+#: The card is made anew every two seconds; a deployment's judge and policy are large and not on it.
+_SHOWN = ("state", "effective_permille", "created_at", "finished_at", "error", "service__name", "release__version")
 
 
 def deployments_now() -> dict[str, Any]:
     """Four queries, however many services there are."""
     now = clock.now()
-    services = Service.objects.filter(enabled=True).annotate(healthy=Count("all_instances", filter=HEALTHY))
-    short_of = [one for one in services.only("name", "instances") if one.healthy < one.instances]
-    rows = Deployment.objects.select_related("service", "release").defer("service__secret_environ")
+    counted = Service.objects.filter(enabled=True).annotate(healthy=Count("all_instances", filter=HEALTHY))
+    services = counted.values_list("pk", "name", "instances", "healthy")
+    rows = Deployment.objects.select_related("service", "release").only(*_SHOWN)
     active = list(rows.filter(state__in=(*ACTIVE, "waiting"))[:MOST_ACTIVE])
     last = rows.filter(state__in=DEPLOYMENT.terminal_states).order_by("-finished_at", "-pk").first()
     line = LineStop.now()
     wrong = [
         {
-            "badge": badge(
-                f"{one.name}: {one.healthy} of {one.instances} healthy", "bad" if not one.healthy else "warn"
-            ),
-            "url": reverse("admin:deployments_service_change", args=(one.pk,)),
+            "badge": badge(f"{name}: {healthy} of {wanted} healthy", "bad" if not healthy else "warn"),
+            "url": reverse("admin:deployments_service_change", args=(pk,)),
         }
-        for one in short_of
+        for pk, name, wanted, healthy in services
+        if healthy < wanted
     ]
     services_url = reverse("admin:deployments_service_changelist")
     if line.stopped:
