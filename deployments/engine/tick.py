@@ -20,7 +20,7 @@ from deployments import metrics
 from deployments.machines import BEFORE_INSTANCES, DEPLOYMENT
 from deployments.models import Deployment, ServiceState
 from deployments.rollout.decide import decide
-from deployments.rollout.types import TICK_SECONDS, Effect, Notify
+from deployments.rollout.types import TICK_SECONDS, Effect, KillStep, Notify
 
 from . import moves, publication, sending, steady
 from .effects import carry_out
@@ -106,8 +106,10 @@ def _decide(held: Held, sight: Sight) -> list[Effect]:
         if deployment is None or deployment.state in DEPLOYMENT.terminal_states:
             return [*effects, *steady.effects(held, sight)]
         decision = decide(view_of(deployment), observations(held, sight), commands_of(deployment), clock.now())
+        # Before the move: whoever dies in between leaves nothing running that nobody would look at any more.
+        carry_out(held, (one for one in decision.effects if isinstance(one, KillStep)), ())
         moved = moves.write(held, decision, clock.now())
-        effects = [*effects, *(one for one in decision.effects if not isinstance(one, Notify))]
+        effects = [*effects, *(one for one in decision.effects if not isinstance(one, Notify | KillStep))]
         if not moved:
             # One that waits leaves the service to those who keep it as it is.
             return [*effects, *steady.effects(held, sight)] if _runs_nothing(deployment) else effects

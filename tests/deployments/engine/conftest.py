@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from controlplane.kernel.local_secrets import data_dir
 from deployments.models import Deployment, Release, Service
 from deployments.stages import Stage as Share
 from tests.deployments import factories
@@ -21,6 +23,8 @@ def stage(monkeypatch: pytest.MonkeyPatch) -> Stage:
 
 @pytest.fixture
 def service(db: None, stage: Stage, tmp_path: Path) -> Service:
+    # The fakes' clock gives every test's deployments the same names, and names are folders.
+    shutil.rmtree(data_dir() / "deployments" / "shop", ignore_errors=True)
     return factories.make_service(
         "shop", stages=STAGES, health_check_timeout_seconds=10, drain_timeout_seconds=4, readiness_deadline_seconds=20
     )
@@ -29,6 +33,7 @@ def service(db: None, stage: Stage, tmp_path: Path) -> Service:
 def release_of(service: Service, version: str, tmp_path: Path, **columns: object) -> Release:
     source = tmp_path / version
     source.mkdir(exist_ok=True)
+    (source / "version").write_text(version)
     return factories.make_release(service, version, source=str(source), digest="", **columns)
 
 

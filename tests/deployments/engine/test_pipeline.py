@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def until(stage: Stage, deployment: Deployment, *states: str, seconds: float = 2
         deployment.refresh_from_db()
         if deployment.state in states:
             return deployment
+        assert not deployment.is_over, (deployment.state, deployment.error)
         assert time.monotonic() < deadline, (deployment.state, list(deployment.step_runs.values()))
         stage.tick(deployment.service)
         if deployment.state in ("fetching", "checking", "building", "validating"):
@@ -81,7 +83,7 @@ def test_a_step_that_fails_ends_the_deployment_and_touches_nothing(
 
 def test_a_source_that_is_gone_fails_the_fetch(stage: Stage, service: Service, first: Release, tmp_path: Path) -> None:
     release = release_of(service, "2.0", tmp_path)
-    (tmp_path / "2.0").rmdir()
+    shutil.rmtree(tmp_path / "2.0")
 
     deployment = until(stage, asked(service, release), "failed")
 
