@@ -41,3 +41,14 @@ def tick() -> str:
 @shared_task(name=sending.TICK_TASK, bind=True, **_TICK)
 def tick_service(self: Task[Any, Any], pk: int) -> str:
     return engine.tick_service(pk, owner=f"{socket.gethostname()}:{os.getpid()}:{self.request.id or 'direct'}")
+
+
+@shared_task(name=sending.CLEAR_TASK, ignore_result=True, acks_late=False, soft_time_limit=1800, time_limit=1900)
+def clear_checkouts(pk: int) -> None:
+    """Delete what was set aside of a service: checkouts that nobody needs, logs of old deployments."""
+    from .models import Service
+    from .pipeline import prune
+
+    service = Service.objects.filter(pk=pk).first()
+    if service is not None:
+        prune.clear(service)

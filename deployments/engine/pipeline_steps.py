@@ -156,9 +156,12 @@ def _spec(deployment: Deployment, planned: dict[str, Any]) -> StepSpec:
 
 
 def checkout_of(service: Service, release: Release) -> Path | None:
-    """Where a release's files are: what was fetched, else (no pipeline ran) its directory in place; None without."""
+    """Where a release's files are: what was fetched, else its directory in place; None without.
+
+    In place only where it was never fetched: a directory goes on changing after what was fetched of it.
+    """
     if fetch.fetched(service.name, release.version) is not None:
         return fetch.checkout_path(service.name, release.version)
-    if release.source_kind == Release.Source.DIRECTORY and Path(release.source).is_dir():
+    if release.source_kind == Release.Source.DIRECTORY and not release.digest and Path(release.source).is_dir():
         return Path(release.source)
     return None

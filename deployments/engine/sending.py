@@ -10,6 +10,7 @@ from kombu.exceptions import OperationalError
 log = structlog.get_logger(__name__)
 
 TICK_TASK = "deployments.tick_service"
+CLEAR_TASK = "deployments.clear_checkouts"
 QUEUE = "engine"
 EXPIRES_SECONDS = 10
 
@@ -24,8 +25,13 @@ def send_now(service_pk: int) -> None:
     _send(service_pk)
 
 
-def _send(service_pk: int) -> None:
+def send_clear(service_pk: int) -> None:
+    """Deleting may take long, so it is no tick's work. Lost, it is done after the next deployment."""
+    _send(service_pk, task=CLEAR_TASK, queue="work", expires=3600)
+
+
+def _send(service_pk: int, *, task: str = TICK_TASK, queue: str = QUEUE, expires: int = EXPIRES_SECONDS) -> None:
     try:
-        current_app.send_task(TICK_TASK, args=[service_pk], queue=QUEUE, expires=EXPIRES_SECONDS, retry=False)
+        current_app.send_task(task, args=[service_pk], queue=queue, expires=expires, retry=False)
     except (OperationalError, OSError) as error:
-        log.warning("tick_not_sent", service=service_pk, error=type(error).__name__)
+        log.warning("task_not_sent", task=task, service=service_pk, error=type(error).__name__)

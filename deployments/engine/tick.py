@@ -19,6 +19,7 @@ from controlplane.kernel.errors import LeaseLost
 from deployments import metrics
 from deployments.machines import BEFORE_INSTANCES, DEPLOYMENT
 from deployments.models import Deployment, ServiceState
+from deployments.pipeline import prune
 from deployments.rollout.decide import decide
 from deployments.rollout.types import TICK_SECONDS, Effect, KillStep, Notify
 
@@ -114,8 +115,20 @@ def _decide(held: Held, sight: Sight) -> list[Effect]:
             # One that waits leaves the service to those who keep it as it is.
             return [*effects, *steady.effects(held, sight)] if _runs_nothing(deployment) else effects
         if deployment.state in DEPLOYMENT.terminal_states:
+            _set_old_checkouts_aside(held)
             take_deployment(held, clock.now())
     return effects
+
+
+def _set_old_checkouts_aside(held: Held) -> None:
+    """Under the lease: nobody begins with one of them. What cannot be moved now is after the next deployment."""
+    try:
+        gone = prune.set_aside(held.service)
+    except OSError as error:
+        log.warning("checkouts_not_removed", service=held.service.name, why=error.strerror)
+        return
+    if gone:
+        sending.send_clear(held.service.pk)
 
 
 def _runs_nothing(deployment: Deployment) -> bool:

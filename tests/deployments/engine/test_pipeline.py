@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from controlplane.notifications.models import Message
+from deployments.engine.pipeline_steps import checkout_of
 from deployments.engine.requests import request_command, request_deployment
 from deployments.models import Command, Deployment, PipelineStep, Release, Service, StepRun
+from deployments.pipeline import fetch
+from deployments.tasks import clear_checkouts
 from tests.backups import factories as backup_factories
 from tests.deployments.engine.conftest import release_of
 from tests.deployments.engine.fakes import Stage
@@ -152,3 +155,30 @@ def test_a_backup_that_fails_ends_the_deployment(
     until(stage, deployment, "failed")
 
     assert "has no enabled source" in deployment.error
+
+
+def test_checkouts_that_nobody_needs_are_removed_when_a_deployment_is_over(
+    stage: Stage, service: Service, first: Release, tmp_path: Path
+) -> None:
+    service.keep_releases = 2
+    service.save()
+    releases = [release_of(service, version, tmp_path) for version in ("2.0", "3.0", "4.0")]
+    for release in releases:
+        until(stage, asked(service, release), "succeeded")
+    there = [fetch.checkout_path("shop", release.version).is_dir() for release in releases]
+    assert there == [False, True, True], "the one that serves and the one before it stay"
+    clear_checkouts(service.pk)
+    folder = fetch.checkout_path("shop", "4.0").parent
+    assert sorted(path.name for path in folder.iterdir() if path.is_dir()) == ["3.0", "4.0"]
+
+
+def test_a_directory_that_was_fetched_once_is_never_used_in_place_afterwards(
+    stage: Stage, service: Service, first: Release, tmp_path: Path
+) -> None:
+    release = release_of(service, "2.0", tmp_path)
+    assert checkout_of(service, release) == tmp_path / "2.0"
+    until(stage, asked(service, release), "succeeded")
+    release.refresh_from_db()
+    assert checkout_of(service, release) == fetch.checkout_path("shop", "2.0")
+    shutil.rmtree(fetch.checkout_path("shop", "2.0"))
+    assert checkout_of(service, release) is None
