@@ -21,19 +21,20 @@ _KEY = "tick"
 def credit(memory: Mapping[str, Any], now: datetime, boot: str, monotonic: float) -> tuple[float, dict[str, Any]]:
     """Seconds since the tick that ``memory`` knows of, and the memory that knows of this one. 0 for a first tick.
 
-    Of one machine's two clocks the smaller difference counts. Two machines whose clocks differ do not count twice:
-    time before the latest tick that was seen is no time.
+    On one machine its steady clock counts, whatever the wall clock was set to. Of two machines whose clocks differ
+    time before the latest tick that was seen is no time, so that they do not count twice.
     """
     last = memory.get(_KEY)
     mark: dict[str, Any] = {"at": now.isoformat(), "boot": boot, "monotonic": monotonic}
     if not isinstance(last, Mapping):
         return 0.0, {**memory, _KEY: mark}
     last_at = datetime.fromisoformat(last["at"])
-    passed = (now - last_at).total_seconds()
     if boot and last.get("boot") == boot:
-        steady = monotonic - float(last["monotonic"])
-        if last_at <= now:
-            passed = min(passed, steady)
-    if passed <= 0 and last_at - now < _FUTURE:
-        return 0.0, dict(memory)
+        passed = monotonic - float(last["monotonic"])
+        if passed <= 0:
+            return 0.0, dict(memory)
+    else:
+        passed = (now - last_at).total_seconds()
+        if passed <= 0 and last_at - now < _FUTURE:
+            return 0.0, dict(memory)
     return max(0.0, min(passed, _MOST)), {**memory, _KEY: mark}
