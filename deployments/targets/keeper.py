@@ -48,11 +48,9 @@ class CannotStart(Exception):
 
 def content_of(path: str) -> bytes:
     """Nothing where it cannot be read: the process has gone."""
-    try:
-        with open(path, "rb") as file:
-            return file.read()
-    except OSError:
-        return b""
+    with suppress(OSError), open(path, "rb") as file:
+        return file.read()
+    return b""
 
 
 def start_of(pid: int) -> int | None:
@@ -69,8 +67,7 @@ def start_of(pid: int) -> int | None:
 
 def lives(pid: int, started: Any) -> bool:
     """Whether this very process still runs: a number alone may be somebody else's by now."""
-    found = start_of(pid)
-    return found is not None and found == started
+    return (found := start_of(pid)) is not None and found == started
 
 
 def children_of(pid: int) -> list[int]:
@@ -83,10 +80,7 @@ def children_of(pid: int) -> list[int]:
 
 def family_of(pid: int) -> list[int]:
     """All that came of it, itself not."""
-    found: list[int] = []
-    for child in children_of(pid):
-        found += [child, *family_of(child)]
-    return found
+    return [one for child in children_of(pid) for one in (child, *family_of(child))]
 
 
 def memory_of(pids: list[int], *, exact: bool) -> int:
@@ -106,18 +100,16 @@ def oom_kills() -> int:
 
 def write_mark(path: str, mark: Table) -> None:
     temporary = f"{path}.{os.getpid()}.tmp"
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump(mark, file)
     os.replace(temporary, path)
 
 
 def read_mark(path: str) -> Table:
-    try:
+    with suppress(ValueError):
         mark = json.loads(content_of(path))
-    except ValueError:
-        return {}
-    return mark if isinstance(mark, dict) else {}
+        return mark if isinstance(mark, dict) else {}
+    return {}
 
 
 def held(path: str) -> int | None:
@@ -126,21 +118,19 @@ def held(path: str) -> int | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                return descriptor
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except FileNotFoundError:
-            pass  # whoever removed it held it: there is a new one now
+        with suppress(FileNotFoundError):  # whoever removed it held it: there is a new one now
+            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
+                return descriptor
         os.close(descriptor)
 
 
 def held_soon(path: str) -> int | None:
     """As ``held``, where whoever holds it has noted the end and is about to be gone."""
     for _ in range(200):
-        descriptor = held(path)
-        if descriptor is not None:
+        if (descriptor := held(path)) is not None:
             return descriptor
         time.sleep(0.005)
     return None
@@ -183,14 +173,24 @@ def is_free(host: str, port: int) -> bool:
     return True
 
 
+def reserved(folder: str, port: int) -> int | None:
+    """Ours until we end, whatever data directory others use: between a look at a port and a listener on it lies a whole
+    start. Linux has names for that; elsewhere the folder's lock must do. None where somebody has it."""
+    if not HAS_PROC:
+        return held(f"{folder}/{port}")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as name, suppress(OSError):
+        name.bind(f"\0zantara-port-{port}")
+        return name.detach()
+    return None
+
+
 def take_port(order: Table, before: Any) -> int:
     """The port that it had, else the next free one of its range; held until this keeper ends."""
     first, last = order["ports"]
     wanted = before if isinstance(before, int) and first <= before <= last else order["port_hint"]
     for step in range(last - first + 1):
         port: int = first + (wanted - first + step) % (last - first + 1)
-        descriptor = held(f"{order['ports_folder']}/{port}")
-        if descriptor is not None:
+        if (descriptor := reserved(order["ports_folder"], port)) is not None:
             if is_free(order["host"], port):
                 return port
             os.close(descriptor)

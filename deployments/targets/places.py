@@ -7,7 +7,7 @@ scratch/<name>/          made anew at each start
 images/<version>         the id of the image that the release is
 fences/<name>            the highest generation that asked for it
 stops/<key>              it was asked to end
-../.ports/<port>         held by the keeper whose instance has the port
+../.ports/<port>         held by the keeper whose instance has the port, where there is no Linux
 """
 
 from __future__ import annotations

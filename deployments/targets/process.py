@@ -179,7 +179,7 @@ class ProcessTarget:
             "port_word": values["port"],
             "host": read["host"],
             "ports": [first, last],
-            "port_hint": first + zlib.crc32(f"{spec.service}/{spec.name}".encode()) % (last - first + 1),
+            "port_hint": first + zlib.crc32(f"{places.root}/{spec.service}/{spec.name}".encode()) % (last - first + 1),
             "ports_folder": str(places.ports),
             "lock": str(places.lock(spec.name)),
             "mark": str(places.mark(spec.name)),

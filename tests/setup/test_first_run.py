@@ -39,7 +39,7 @@ def test_from_nothing_to_healthy_and_again_without_a_change(
     again = manage("bootstrap", ZANTARA_ADMIN_PASSWORD="not-used-any-more")
     assert again.returncode == 0, again.stderr
     assert "password" not in again.stdout
-    assert [line[0] for line in again.stdout.splitlines()] == ["="] * 7
+    assert [line[0] for line in again.stdout.splitlines()] == ["="] * 8
 
     after = manage("doctor", "--json")
     diagnosis = json.loads(after.stdout)
@@ -75,7 +75,7 @@ def test_without_redis_bootstrap_warns_and_succeeds_and_a_given_password_is_not_
     steps = {step["name"]: step["status"] for step in answer["steps"]}
     assert steps == {
         "migrations": "changed", "profiles": "changed", "groups": "changed", "schedules": "changed",
-        "superuser": "changed", "limits": "warning", "backups": "changed",
+        "superuser": "changed", "limits": "warning", "backups": "changed", "deployments": "unchanged",
     }  # fmt: skip
     script = "from django.contrib.auth import authenticate as a; print(a(username='admin', password=input()).username)"
     checked = subprocess.run(

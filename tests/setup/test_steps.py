@@ -114,7 +114,7 @@ def test_all_steps_run_on_this_database_and_a_second_time_change_nothing(
     first = bootstrap.bootstrap(Env({}))
     again = bootstrap.bootstrap(Env({}))
     assert [step.name for step in first.steps] == [
-        "migrations", "profiles", "groups", "schedules", "limits", "backups", "superuser",
+        "migrations", "profiles", "groups", "schedules", "limits", "backups", "deployments", "superuser",
     ]  # fmt: skip
     assert (first.steps[-1].status, len(first.admin_password or "")) == ("changed", 20)
     assert ({step.status for step in again.steps}, again.admin_password) == ({"unchanged"}, None)

@@ -162,26 +162,26 @@ def test_a_repository_that_cannot_be_had_fails_with_what_to_do(source: str, sent
 
 def test_a_password_in_the_address_is_on_no_command_line_and_on_no_disk(folder: Path, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"http://me:hunter%2022@127.0.0.1:{server.getsockname()[1]}/x.git"
+        address = f"http://me:xyzzy%2042@127.0.0.1:{server.getsockname()[1]}/x.git"
         spec = fetch_spec("shop", "2", source_kind="git", source=address, ref="main")
         assert spec is not None
-        assert "hunter" not in " ".join(spec.argv)
-        assert spec.secrets == ("hunter 22", "hunter%2022")
-        assert "hunter" not in repr(replace(spec, environ={}))
+        assert "xyzzy" not in " ".join(spec.argv)
+        assert spec.secrets == ("xyzzy 42", "xyzzy%2042")
+        assert "xyzzy" not in repr(replace(spec, environ={}))
         runner.begin(spec, folder)
         connection, _ = server.accept()
         with connection:
             asked = connection.recv(65536).decode()
             lines = command_lines()
             assert "git-remote-http" in lines
-            assert "hunter" not in lines
+            assert "xyzzy" not in lines
             connection.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
         assert "Authorization: Basic bWU6aHVudGVyIDIy" in asked
     seen = ended(folder)
     found = read_step("fetch", runner.output_tail(folder), seen)
     assert found.outcome == "failed"
     assert found.summary.startswith("The repository http://127.0.0.1:")
-    assert "hunter" not in everything_in(folder) + everything_in(releases_folder("shop").parent)
+    assert "xyzzy" not in everything_in(folder) + everything_in(releases_folder("shop").parent)
 
 
 def test_a_second_fetch_of_a_version_changes_nothing_although_its_source_is_gone(

@@ -314,6 +314,19 @@ def test_two_instances_never_share_a_port(world: ProcessWorld, free_port: Any) -
     assert len(set(ports)) == 6
 
 
+def test_instances_of_two_data_directories_that_start_at_once_never_share_a_port(
+    world: ProcessWorld, tmp_path: Path, free_port: Any
+) -> None:
+    """Not even before either of them listens: these never do."""
+    (tmp_path / "other").mkdir()
+    other, first = ProcessWorld(tmp_path / "other"), free_port()
+    try:
+        seen = [one.target.ensure(one.spec("sleep", port_range=f"{first}-{first + 30}")) for one in (world, other)]
+        assert len({one.port for one in seen}) == 2
+    finally:
+        other.close()
+
+
 # --- limits, logs, commands --------------------------------------------------------------------------------------
 
 
