@@ -176,7 +176,7 @@ def test_a_password_in_the_address_is_on_no_command_line_and_on_no_disk(folder: 
             assert "git-remote-http" in lines
             assert "xyzzy" not in lines
             connection.sendall(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        assert "Authorization: Basic bWU6aHVudGVyIDIy" in asked
+        assert "Authorization: Basic bWU6eHl6enkgNDI=" in asked
     seen = ended(folder)
     found = read_step("fetch", runner.output_tail(folder), seen)
     assert found.outcome == "failed"
