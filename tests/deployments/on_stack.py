@@ -52,7 +52,7 @@ class OnStack:
             "deploy", SERVICE, "--version", version, "--source", str(ROOT), "--json", "--skip-pipeline", *arguments
         )
         assert done.returncode == 0, done.stdout + done.stderr
-        return str(json.loads(done.stdout.splitlines()[-1])["name"])
+        return str(json.loads(done.stdout)["name"])
 
     def steer(self, verb: str, name: str, reason: str = "a test") -> None:
         done = self.stack.manage("deploy", verb, name, "--reason", reason, "--json")
