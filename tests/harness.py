@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -124,6 +125,34 @@ def _shut_down() -> None:
         with contextlib.suppress(ProcessLookupError, ValueError):
             os.kill(int(mark.read_text()), signal.SIGKILL)
     shutil.rmtree(root, ignore_errors=True)
+
+
+def _group_of(nodeid: str) -> str:
+    """The group of a test's module (``pytestmark = …xdist_group("name")``); without one the test itself."""
+    path = nodeid.partition("::")[0]
+    if path not in _groups:
+        found = re.search(r'xdist_group\("([^"]+)"\)', Path(path).read_text(encoding="utf-8"))
+        _groups[path] = found[1] if found else ""
+    return _groups[path] or nodeid
+
+
+_groups: dict[str, str] = {}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object | None:
+    """One worker for each group: xdist 3.8 notes groups where pytest 9.2 does not keep a test's name any more, so that
+    every worker started the servers of a group for itself.
+    """
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByGroup(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _group_of(nodeid)
+
+    return ByGroup(config, log)
 
 
 def _prepare_environment() -> None:

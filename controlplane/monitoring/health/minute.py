@@ -120,6 +120,8 @@ class LastMinute:
             return
         now = clock.monotonic()
         with self._lock:
+            while self._readings and self._readings[-1][0] >= now:
+                self._readings.pop()  # of a clock that was set back since
             self._readings.append((now, reading))
             # the reading just before the window is where the window begins
             while len(self._readings) > 2 and self._readings[1][0] <= now - WINDOW_SECONDS:
