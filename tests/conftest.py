@@ -97,10 +97,7 @@ def django_db_keepdb() -> bool:
 
 @pytest.fixture
 def redis_url() -> str:
-    """This worker's own Redis, emptied, and nothing in this process that would put back what it held."""
-    from ratelimits.shedding import source
-
-    source.forget()
+    """This worker's own Redis, emptied."""
     url = os.environ["ZANTARA_REDIS_URL"]
     with redis.Redis.from_url(url) as client:
         client.flushdb()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_established_sockets_of_both_families_are_counted_by_their_local_port(
         assert sock_diag.established(frozenset({port})) == 0
 
 
-def test_where_netlink_is_forbidden_the_proc_files_say_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_where_netlink_is_forbidden_the_proc_files_say_the_same(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     def forbidden(ports: frozenset[int]) -> int:
         asked.append(ports)
         raise PermissionError
@@ -39,6 +40,7 @@ def test_where_netlink_is_forbidden_the_proc_files_say_the_same(monkeypatch: pyt
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         server.listen()
+        settings.ZANTARA_SERVICE_PORT = server.getsockname()[1]  # this process may listen on others for other tests
         sockets = ServiceSockets()
         before = sockets.established()
         monkeypatch.setattr(sock_diag, "established", forbidden)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ratelimits.limiter import Asker, Limiter, keys
 from ratelimits.limiter.script import DECIDE
+from ratelimits.shedding import publication as shedding_publication
 from ratelimits.window import SLOTS, Ring, bucket_width, look
 from tests.ratelimits.limiting import ANYBODY, config, counted, counters, policy, put
 
@@ -288,8 +289,9 @@ def test_a_decision_is_one_command_and_nothing_else(redis_url: str, redis_client
         commands = iter(monitor.next_command, None)
         outside = (c["command"] for c in commands if c["client_type"] != "lua" and c["db"] == monitor_db(redis_client))
         assert any(command == "ECHO begin" for command in outside)
-        sent = [command.split()[0] for command in iter(lambda: next(outside), "ECHO end")]
-    assert sent == ["EVALSHA"] * 60
+        sent = [command.split() for command in iter(lambda: next(outside), "ECHO end")]
+    # An earlier test of this process may have left the thread that asks for the shedding policy once a second.
+    assert [words[0] for words in sent if words[1] != shedding_publication.KEY] == ["EVALSHA"] * 60
 
 
 def test_a_decision_in_an_old_sub_bucket_runs_few_commands_in_the_server(

@@ -180,7 +180,8 @@ def test_a_shed_is_counted_and_writes_no_line(
     handler._middleware_chain = service
     assert handler.get_response(get()).status_code == 503
     assert sheds == [("memory", "default")]
-    assert caplog.records == []
+    # A thread of this process asks the database for roles now and then, which a test without one forbids.
+    assert [record for record in caplog.records if record.name != "controlplane.identity.roles"] == []
 
 
 def test_a_policy_that_is_switched_off_sheds_nothing(
