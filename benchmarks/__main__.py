@@ -16,6 +16,7 @@ from benchmarks import (
     limiter,
     restarts,
     rollout_histories,
+    rollouts,
     shedding,
 )
 
@@ -30,6 +31,7 @@ BENCHMARKS = {
     "backup_kills": backup_kills.main,
     "judge": judge.main,
     "rollout_histories": rollout_histories.main,
+    "rollouts": rollouts.main,
     "edge": edge.main,
 }
 
