@@ -2,7 +2,7 @@
 
 The stack of ``manage.py up`` with Envoy and three instances; 50 requests a second on keep-alive connections from a
 process of their own. Times are read from the rows and from the answers that callers got. The numbers of runs are
-``ZANTARA_BENCH_ROLLOUTS`` (default 7 bad, 3 dead, 10 good).
+``ZANTARA_BENCH_REAL_ROLLOUTS`` (default 7 bad, 3 dead, 10 good).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Told:
 
 
 def main() -> None:
-    bad, dead, good = (int(n) for n in os.environ.get("ZANTARA_BENCH_ROLLOUTS", "7,3,10").split(","))
+    bad, dead, good = (int(n) for n in os.environ.get("ZANTARA_BENCH_REAL_ROLLOUTS", "7,3,10").split(","))
     with tempfile.TemporaryDirectory(prefix="zt-rollouts-", ignore_cleanup_errors=True) as folder:
         stack = Stack(Path(folder) / "var").start()
         try:
