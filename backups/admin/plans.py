@@ -8,7 +8,7 @@ from zoneinfo import available_timezones
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
 from django.db import transaction
-from django.db.models import Count, OuterRef, Q, QuerySet, Subquery
+from django.db.models import Count, OuterRef, Q, QuerySet, Subquery, Sum
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse, HttpResponseNotAllowed
 from django.urls import URLPattern, path, reverse
@@ -18,7 +18,7 @@ from django.utils.safestring import SafeString
 from backups import beat
 from backups.engine.expiry import unfreeze
 from backups.models import Artifact, BackupPlan, BackupRecord, BackupSource, StorageTarget
-from controlplane.console.base import Dialog, HistoryModelAdmin, action, badge, display, since
+from controlplane.console.base import Dialog, HistoryModelAdmin, action, badge, display, human_bytes, since
 from controlplane.kernel import clock
 from controlplane.kernel.errors import Refused
 
@@ -78,6 +78,7 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
     def get_queryset(self, request: HttpRequest) -> QuerySet[BackupPlan]:
         related = ("target", "state", "schedule__crontab", "schedule__interval", "drill_schedule__crontab")
         kept = BackupRecord.objects.filter(plan=OuterRef("pk"), state__in=("committed", "expiring")).order_by()
+        gone: Any = BackupRecord.objects.filter(plan=OuterRef("pk"), state="deleted").order_by().values("plan")
         drilled = Artifact.objects.filter(record__plan=OuterRef("pk"), l3_at__isnull=False).order_by("-l3_at")
         counted: QuerySet[Any] = (
             super().get_queryset(request).select_related(*related).defer("target__secret_access_key")
@@ -86,6 +87,8 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
             source_count=Count("sources", filter=Q(sources__enabled=True)),
             last_at=Subquery(kept.order_by("-committed_at").values("committed_at")[:1]),
             kept=Coalesce(Subquery(kept.values("plan").annotate(count=Count("pk")).values("count")), 0),
+            deleted=Coalesce(Subquery(gone.annotate(count=Count("pk")).values("count")), 0),
+            freed=Coalesce(Subquery(gone.annotate(sum=Sum("freed_bytes")).values("sum")), 0),
             proven_at=Subquery(drilled.values("l3_at")[:1]),
         )
         return annotated
@@ -114,7 +117,9 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
 
     @display(description="Keeps")
     def keeps_shown(self, plan: Any) -> SafeString:
-        return format_html("{} set{}{}", plan.kept, "" if plan.kept == 1 else "s", small(rules_words(plan)))
+        freed = f"{plan.deleted} deleted so far, {human_bytes(plan.freed)} freed" if plan.deleted else ""
+        kept = f"{plan.kept} set{'' if plan.kept == 1 else 's'}"
+        return format_html("{}{}{}", kept, small(rules_words(plan)), small(freed) if freed else "")
 
     @display(description="State", ordering="enabled")
     def state_shown(self, plan: BackupPlan) -> SafeString:

@@ -17,7 +17,7 @@ from controlplane.console.base import Dialog, action
 from controlplane.kernel.errors import Refused
 
 from .base import ViewOnlyAdmin
-from .dialogs import DeleteForm, PinForm, RunNowForm, VerifyForm
+from .dialogs import DeleteForm, PinForm, ReasonForm, RunNowForm, VerifyForm
 from .words import LEVELS
 
 log = structlog.get_logger(__name__)
@@ -97,12 +97,16 @@ class RecordActions(ViewOnlyAdmin[BackupRecord]):
         description="Cancel",
         icon="cancel",
         dialog=Dialog(
-            "Cancel this run", "What it has stored so far is removed; sets before it stay.", submit="Cancel it"
+            "Cancel this run",
+            "What it has stored so far is removed; sets before it stay.",
+            ReasonForm,
+            "Cancel it",
         ),
     )
-    def cancel(self, request: HttpRequest, form: Any, object_id: str) -> None:
+    def cancel(self, request: HttpRequest, form: ReasonForm, object_id: str) -> None:
         record = self.the_row(request, object_id)
-        if requests.request_cancel(record, actor=who(request)) == "cancelled":
+        reason = form.cleaned_data["reason"]
+        if requests.request_cancel(record, actor=who(request), reason=reason) == "cancelled":
             messages.success(request, f"{record.name} is cancelled: it had not begun.")
         else:
             messages.info(request, f"{record.name} was asked to stop; it ends within seconds.")
@@ -156,11 +160,11 @@ class RecordActions(ViewOnlyAdmin[BackupRecord]):
         permission="pin_backup",
         description="Unpin",
         icon="keep_off",
-        dialog=Dialog("Unpin this backup", "The plan's rules say again how long it is kept.", submit="Unpin"),
+        dialog=Dialog("Unpin this backup", "The plan's rules say again how long it is kept.", ReasonForm, "Unpin"),
     )
-    def unpin(self, request: HttpRequest, form: Any, object_id: str) -> None:
+    def unpin(self, request: HttpRequest, form: ReasonForm, object_id: str) -> None:
         record = self.the_row(request, object_id)
-        expiry.unpin(record, actor=who(request))
+        expiry.unpin(record, actor=who(request), reason=form.cleaned_data["reason"])
         messages.success(request, f"{record.name} is not pinned any more.")
 
     @action(

@@ -75,16 +75,17 @@ def request_backup(
     return record
 
 
-def request_cancel(record: BackupRecord, *, actor: str, now: datetime | None = None) -> str:
+def request_cancel(record: BackupRecord, *, actor: str, reason: str = "", now: datetime | None = None) -> str:
     """Ask a run to stop. ``cancelled``: it had not begun; ``requested``: its worker stops within seconds.
 
     Refused where there is nothing left to stop.
     """
     now = now or clock.now()
+    why = f": {reason}" if reason else ""
     asked = {"cancel_requested_at": now, "cancel_requested_by": actor}
     record.refresh_from_db()
     if record.state == "queued" and transitions.advance(
-        record, "cancelled", machine=RECORD, event=BackupEvent, reason="cancelled before it began", actor=actor,
+        record, "cancelled", machine=RECORD, event=BackupEvent, reason=f"cancelled before it began{why}", actor=actor,
         now=now, changes={**asked, "finished_at": now},
     ):  # fmt: skip
         return "cancelled"
@@ -93,7 +94,7 @@ def request_cancel(record: BackupRecord, *, actor: str, now: datetime | None = N
     for name, value in asked.items():
         setattr(record, name, value)
     record.save(update_fields=list(asked))
-    note(record, "asked to stop", actor=actor, now=now)
+    note(record, f"asked to stop{why}", actor=actor, now=now)
     return "requested"
 
 

@@ -12,12 +12,13 @@ import shutil
 from datetime import datetime
 
 import structlog
+from django.db.models import Q
 
 from backups import keys
 from backups.errors import Cancelled, CaptureFailed, Damaged, StorageUnavailable
 from backups.machines import RECORD
 from backups.manifest import COMMIT, MANIFEST, Manifest, commit_body, manifest_sha256, set_prefix, sign
-from backups.models import BackupEvent, BackupRecord
+from backups.models import BackupEvent, BackupRecord, RestoreRecord
 from backups.storage import open_target
 from backups.storage.base import Storage
 from controlplane.kernel import clock, leases, transitions
@@ -88,14 +89,17 @@ def _take(pk: int, owner: str, now: datetime) -> tuple[BackupRecord, Lease] | No
 
 
 def _plan_is_busy(record: BackupRecord) -> bool:
-    """Runs of one plan take turns; a restore or deployment waits for its own, which therefore does not wait.
+    """Runs of one plan take turns, with its restores too: a set taken while its sources are swapped would be half old
+    and half new. A restore or deployment waits for its own backup, which therefore does not wait.
 
     A run whose worker was lost is in nobody's way, however long its store keeps the ticks from judging it.
     """
     if record.trigger in (BackupRecord.Trigger.SAFETY, BackupRecord.Trigger.DEPLOYMENT):
         return False
-    running = BackupRecord.objects.filter(plan_name=record.plan_name, state="running").exclude(pk=record.pk)
-    return running.filter(lease_expires_at__gt=clock.now()).exists()
+    alive = Q(lease_expires_at__gt=clock.now())
+    running = BackupRecord.objects.filter(alive, plan_name=record.plan_name, state="running").exclude(pk=record.pk)
+    restores = RestoreRecord.objects.filter(alive, record__plan_name=record.plan_name, finished_at=None)
+    return running.exists() or restores.exists()
 
 
 def _attempt(record: BackupRecord, lease: Lease) -> None:

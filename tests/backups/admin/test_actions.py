@@ -20,7 +20,7 @@ pytestmark = pytest.mark.django_db
 #: Every act: its button, on which model, what it is pressed on, what is typed in, and who may.
 ACTS: dict[str, tuple[str, str, dict[str, Any], frozenset[str]]] = {
     "run": ("backupplan", "plan", {}, frozenset({"Operator", "Administrator"})),
-    "cancel": ("backuprecord", "running", {}, frozenset({"Operator", "Administrator"})),
+    "cancel": ("backuprecord", "running", {"reason": "r"}, frozenset({"Operator", "Administrator"})),
     "verify": ("backuprecord", "committed", {"level": "1"}, frozenset({"Operator", "Administrator"})),
     "drill": ("backuprecord", "committed", {}, frozenset({"Operator", "Administrator"})),
     "pin": ("backuprecord", "committed", {"reason": "r"}, frozenset({"Operator", "Administrator"})),
@@ -131,12 +131,17 @@ def test_cancelling_one_that_waits_ends_it_and_one_that_runs_is_asked(operator: 
     plan = rows.make_plan()
     waiting, running = rows.make_record(plan, state="queued"), rows.make_record(plan, state="running")
     press(operator, "cancel", waiting.pk)
-    press(operator, "cancel", running.pk)
+    waiting.refresh_from_db()
+    assert waiting.state == "queued"  # no reason, nothing done
+    press(operator, "cancel", waiting.pk, reason="the disk is needed")
+    press(operator, "cancel", running.pk, reason="the disk is needed")
     waiting.refresh_from_db()
     running.refresh_from_db()
     assert (waiting.state, running.state) == ("cancelled", "running")
     assert running.cancel_requested_by == "a-operator"
-    assert waiting.events.latest().actor == "a-operator"
+    told = waiting.events.latest()
+    assert (told.actor, told.reason) == ("a-operator", "cancelled before it began: the disk is needed")
+    assert running.events.latest().reason == "asked to stop: the disk is needed"
 
 
 @pytest.mark.parametrize(
@@ -169,8 +174,14 @@ def test_a_pin_needs_a_reason_and_is_taken_off_again(operator: Client) -> None:
     assert (record.pinned_by, record.pin_reason) == ("a-operator", "before the migration")
     press(operator, "unpin", record.pk)
     record.refresh_from_db()
+    assert record.pinned_at is not None
+    press(operator, "unpin", record.pk, reason="it went well")
+    record.refresh_from_db()
     assert record.pinned_at is None
-    assert [event.reason for event in record.events.order_by("pk")][-2:] == ["pinned: before the migration", "unpinned"]
+    assert [event.reason for event in record.events.order_by("pk")][-2:] == [
+        "pinned: before the migration",
+        "unpinned: it went well",
+    ]
 
 
 def test_undoing_an_expiry_keeps_the_set(operator: Client) -> None:

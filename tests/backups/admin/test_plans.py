@@ -200,6 +200,14 @@ def test_the_list_says_when_it_ran_when_it_was_proven_and_what_it_keeps(admin: C
     assert "5 h ago 2 h ago 1 set 30 days, 6 monthly On" in shown
 
 
+def test_the_list_says_how_much_its_retention_has_freed(admin: Client) -> None:
+    plan = rows.make_plan(keep_within_days=30)
+    rows.make_set(plan)
+    for days, freed in ((40, 3 * 1024**2), (41, 5 * 1024**2)):
+        rows.make_record(plan, clock.now() - timedelta(days=days), state="deleted", freed_bytes=freed)
+    assert "1 set 30 days 2 deleted so far, 8 MiB freed" in text_of(admin.get(LIST))
+
+
 def test_the_list_costs_the_same_queries_for_one_plan_and_for_ten(
     admin: Client, django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:

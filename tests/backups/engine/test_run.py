@@ -30,6 +30,7 @@ from controlplane.kernel import clock
 from controlplane.kernel.errors import Refused
 from controlplane.notifications.models import Message
 from tests.backups import factories
+from tests.backups.admin.rows import make_restore
 from tests.backups.engine import seeing, toys
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -211,6 +212,24 @@ def test_runs_of_one_plan_take_turns(tmp_path: Path) -> None:
     assert run_backup(record.pk, owner="test") is None
     assert ended(record)[0] == "queued"
     running.delete()
+    assert run_backup(record.pk, owner="test") is not None
+    assert ended(record)[0] == "committed"
+
+
+def test_a_run_waits_for_a_restore_of_its_plan_but_not_for_one_whose_worker_is_gone(tmp_path: Path) -> None:
+    plan = factories.files_plan(tmp_path)
+    earlier = factories.run_now(plan)
+    assert earlier.state == "committed"
+    restore = make_restore(earlier, state="swapping", lease_expires_at=clock.now() + timedelta(minutes=1))
+    record = request_backup(plan, trigger="schedule", scheduled_for=factories.NOW)
+    assert record is not None
+    assert run_backup(record.pk, owner="test") is None
+    assert ended(record)[0] == "queued"
+    safety = request_backup(plan, trigger="safety")
+    assert safety is not None
+    assert run_backup(safety.pk, owner="test") is not None, "the restore's own backup does not wait for the restore"
+    restore.lease_expires_at = clock.now() - timedelta(seconds=1)
+    restore.save()
     assert run_backup(record.pk, owner="test") is not None
     assert ended(record)[0] == "committed"
 
