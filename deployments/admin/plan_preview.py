@@ -9,9 +9,10 @@ from controlplane.kernel.errors import ZantaraError
 from deployments.engine.requests import policy_of
 from deployments.machines import ACTIVE
 from deployments.models import LineStop, Release, Service
-from deployments.rollout.capacity import canary, most_instances, rolls
+from deployments.rollout.capacity import most_instances
 from deployments.rollout.policy import RolloutPolicy
-from deployments.stages import AT_ONCE, FULL, Stage, check_stages
+from deployments.rollout.preview import PlannedStage, planned_stages, why_skipped
+from deployments.stages import FULL, Stage, check_stages
 
 from .words import PHASES, counted
 
@@ -78,44 +79,37 @@ def objections(service: Service, release: Release | None, old: Release | None, s
     return found
 
 
+#: Why there is only one stage, by what keeps the others away.
+WHY_NOT_GRADUAL = {
+    "": "",
+    "first": "There is no release yet that could have the rest of the traffic: it gets all at once.",
+    "no edge": "Without an edge nothing divides the traffic: it gets all at once.",
+    "no instances": "No instance is wanted, so there is nobody to divide the traffic among.",
+}
+
+
 def stage_plan(stages: tuple[Stage, ...], policy: RolloutPolicy, *, has_old: bool) -> list[dict[str, Any]]:
     """Each stage with what is requested, what users would really get, and the instances that it needs."""
-    why_not = _why_not_gradual(policy, has_old=has_old)
-    rows = []
-    for stage in AT_ONCE if why_not else stages:
-        new = canary(policy.instances, stage.permille, policy.max_surge)
-        old = 0 if not has_old else policy.instances
-        slowly = rolls(policy.instances, stage.permille, policy.max_surge) and has_old
-        rows.append(
-            {
-                "percent": stage.percent,
-                "width": stage.permille / 10,
-                "bake": human_seconds(stage.bake_seconds) if stage.bake_seconds else "not watched",
-                "effective": "nobody: no instance is wanted" if not policy.instances else stage.percent,
-                "new": new,
-                "old": old,
-                "note": _note(stage, policy, why_not, slowly=slowly, new=new),
-            }
-        )
-    return rows
+    why_not = WHY_NOT_GRADUAL[why_skipped(policy, has_old=has_old)]
+    return [
+        {
+            "percent": planned.stage.percent,
+            "width": planned.stage.permille / 10,
+            "bake": human_seconds(planned.stage.bake_seconds) if planned.stage.bake_seconds else "not watched",
+            "effective": planned.stage.percent if planned.effective_permille else "nobody: no instance is wanted",
+            "new": planned.new,
+            "old": planned.old,
+            "note": why_not or _note(planned, policy),
+        }
+        for planned in planned_stages(stages, policy, has_old=has_old)
+    ]
 
 
-def _why_not_gradual(policy: RolloutPolicy, *, has_old: bool) -> str:
-    if not has_old:
-        return "There is no release yet that could have the rest of the traffic: it gets all at once."
-    if not policy.has_edge:
-        return "Without an edge nothing divides the traffic: it gets all at once."
-    if policy.instances == 0:
-        return "No instance is wanted, so there is nobody to divide the traffic among."
-    return ""
-
-
-def _note(stage: Stage, policy: RolloutPolicy, why_not: str, *, slowly: bool, new: int) -> str:
-    if why_not:
-        return why_not
-    if slowly:
+def _note(planned: PlannedStage, policy: RolloutPolicy) -> str:
+    if planned.exchanged:
         return f"Instances are exchanged {policy.max_surge} at a time."
-    if stage.permille < FULL and new * FULL > policy.instances * stage.permille:
+    share = planned.stage.permille
+    if share < FULL and planned.new * FULL > policy.instances * share:
         return "One more instance than the share needs: the share is the edge's, not the instances'."
     return ""
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from controlplane.kernel.errors import ZantaraError
-from deployments.engine.requests import find_release
+from deployments.engine.requests import find_release, policy_of
 from deployments.machines import ACTIVE
 from deployments.models import Deployment, LineStop, PipelineStep, Release, Service, ServiceState
-from deployments.rollout.capacity import canary
-from deployments.stages import FULL, Stage, check_stages
+from deployments.rollout.preview import PlannedStage, planned_stages
+from deployments.stages import Stage, check_stages
 
 #: In the order in which they are run; validation at 100 %.
 _PHASES = tuple(PipelineStep.Phase.values)
@@ -42,7 +42,10 @@ def plan_as_json(service: Service, version: str = "") -> dict[str, Any]:
             for step in sorted(service.steps.filter(enabled=True), key=lambda step: _PHASES.index(step.phase))
         ],
         "backup": {"plan": service.backup_plan.name, "level": service.backup_level} if service.backup_plan else None,
-        "stages": [stage_as_json(service, stage, first=current is None) for stage in stages],
+        "stages": [
+            _stage_as_json(planned)
+            for planned in planned_stages(stages, policy_of(service), has_old=current is not None)
+        ],
         "if_bad": "it is taken back" if service.rollback_enabled else "it is held for a person",
         "if_inconclusive": (
             f"it is watched {service.inconclusive_extensions} times longer, then {_GO_ON[service.inconclusive_policy]}"
@@ -50,24 +53,13 @@ def plan_as_json(service: Service, version: str = "") -> dict[str, Any]:
     }
 
 
-def stage_as_json(service: Service, stage: Stage, *, first: bool) -> dict[str, Any]:
-    """Requested and effective: the edge weighs releases exactly; without one, traffic follows the instances."""
-    coming = canary(service.instances, stage.permille, service.max_surge if stage.permille < FULL else 0)
-    going = 0 if first else service.instances
-    if service.instances == 0:
-        effective = 0.0
-    elif first or stage.permille >= FULL:
-        effective = 100.0
-    elif service.edge_port is not None:
-        effective = stage.permille / 10
-    else:
-        effective = round(100 * coming / (coming + going), 1)
+def _stage_as_json(planned: PlannedStage) -> dict[str, Any]:
     return {
-        "requested_percent": stage.permille / 10,
-        "effective_percent": effective,
-        "bake_seconds": stage.bake_seconds,
-        "new_instances": coming,
-        "old_instances": going,
+        "requested_percent": planned.stage.permille / 10,
+        "effective_percent": planned.effective_permille / 10,
+        "bake_seconds": planned.stage.bake_seconds,
+        "new_instances": planned.new,
+        "old_instances": planned.old,
     }
 
 

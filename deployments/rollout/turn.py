@@ -13,6 +13,7 @@ from deployments.stages import FULL
 from . import fleet
 from .capacity import Exchange, canary, exchange
 from .policy import RolloutPolicy
+from .preview import why_skipped
 from .types import (
     TICK_SECONDS,
     Applied,
@@ -107,8 +108,7 @@ class Turn:
     @property
     def stages_are_skipped(self) -> bool:
         """Where there is nobody to share the traffic with, or nothing that shares it, there is only 100 %."""
-        policy = self.view.policy
-        return not policy.has_edge or self.view.from_release is None or policy.instances == 0
+        return why_skipped(self.view.policy, has_old=self.view.from_release is not None) != ""
 
     def exchange(self, permille: int) -> Exchange:
         """What is wanted of the new release, which is to have so much."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -102,17 +103,16 @@ def test_a_plan_says_the_requested_and_the_effective_exposure(call: Call, shop: 
     assert Deployment.objects.count() == 0
 
 
-def test_without_an_edge_the_exposure_follows_the_instances(call: Call, shop: Service) -> None:
-    shop.edge_port = None
+@pytest.mark.parametrize(("changed", "effective"), [({"edge_port": None}, 100.0), ({"instances": 0}, 0.0)])
+def test_where_nothing_divides_the_traffic_a_plan_has_one_stage(
+    call: Call, shop: Service, changed: dict[str, Any], effective: float
+) -> None:
+    for name, value in changed.items():
+        setattr(shop, name, value)
     shop.save()
-    assert [one["effective_percent"] for one in call("plan", "shop", "--json").document["stages"]] == [
-        33.3,
-        33.3,
-        100.0,
-    ]
-    shop.instances = 0
-    shop.save()
-    assert [one["effective_percent"] for one in call("plan", "shop", "--json").document["stages"]] == [0.0, 0.0, 0.0]
+    (stage,) = call("plan", "shop", "--json").document["stages"]
+    assert (stage["requested_percent"], stage["effective_percent"]) == (100.0, effective)
+    assert (stage["new_instances"], stage["old_instances"]) == (shop.instances, shop.instances)
 
 
 def test_a_plan_says_what_stands_in_the_way(call: Call, shop: Service, baking: Deployment) -> None:
