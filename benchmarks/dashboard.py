@@ -1,4 +1,4 @@
-"""One poll of the console's start page, with two full days of samples, beside one page of Django's own admin."""
+"""Polls of the console and of ``/health``, with two full days of samples, beside one page of Django's own admin."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ ROUNDS, CALLS = 20, 10
 MOST_MS = 50.0
 PACKAGES = ("Django", "django-unfold")
 SERVICES = ("sample", "control-plane")
-OURS, PEER = "a poll of the start page", "the admin's list of users"
+OURS, LIVE, HEALTH = "a poll of the start page", "its live part", "/health"
+PEER = "the admin's list of users"
 
 
 def main() -> None:
@@ -60,6 +61,8 @@ def measure(data_dir: Path) -> None:
     times = race(
         {
             OURS: lambda: ask(f"/admin/start/figures/?service=sample&range=6h&after={after}"),
+            LIVE: lambda: ask("/admin/start/live/"),
+            HEALTH: lambda: ask("/health"),
             PEER: lambda: ask("/admin/auth/user/"),
         },
         rounds=ROUNDS,
@@ -71,7 +74,8 @@ def measure(data_dir: Path) -> None:
         ("", "p50", "p95"),
         [(name, one.p50 / 1000, one.percentile(0.95) / 1000) for name, one in times.items()],
     )
-    bar("p95 of a poll", times[OURS].percentile(0.95) / 1000, MOST_MS, "ms")
+    for name in (OURS, LIVE, HEALTH):
+        bar(f"p95 of {name}", times[name].percentile(0.95) / 1000, MOST_MS, "ms")
     bar(f"p50 of a poll beside {PEER}", times[OURS].p50 / times[PEER].p50, 1.0)
 
 

@@ -195,9 +195,10 @@ class Stack:
         )  # fmt: skip
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def stack() -> Iterator[Stack]:
-    """One running stack for all tests that leave it as they found it."""
+    """One running stack for all tests of a folder, which leave it as they found it; the tests after them have the
+    machine to themselves again."""
     with tempfile.TemporaryDirectory(prefix="zt-stack-", ignore_cleanup_errors=True) as folder:
         # A starved machine must not turn decisions over to the profiles' fail mode, and one user logs in for all tests.
         calm = {"ZANTARA_LIMITS_TIMEOUT": "2s", "ZANTARA_LOGIN_RATE": "300/5m"}

@@ -198,10 +198,10 @@ def test_the_configuration_is_plain_data_for_a_servers_file() -> None:
 def test_a_line_costs_well_under_a_millisecond(lines: Lines) -> None:
     best = 1.0
     for _ in range(5):
-        begun = time.perf_counter()
+        begun = time.thread_time()
         for _ in range(200):
             lines.bound.info("request_finished", code=200, request="GET /zantara.unified?page=2", user_agent="curl/8")
-        best = min(best, (time.perf_counter() - begun) / 200)
+        best = min(best, (time.thread_time() - begun) / 200)
     assert best < 0.001
 
 

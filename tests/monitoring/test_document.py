@@ -246,7 +246,7 @@ def test_a_watch_asks_once_for_many_and_gives_the_last_answer_while_the_next_one
     with Stopwatch() as taken:
         assert watch.latest(wait_seconds=5, brief_wait_seconds=0.01) == 1  # old, and at once
         assert watch.latest(wait_seconds=5, brief_wait_seconds=0.01) == 1
-    assert taken.seconds < 0.2
+    assert taken.seconds < 0.9
     assert len(asked) == 2
     time.sleep(0.5)
     assert watch.latest(wait_seconds=0.01, brief_wait_seconds=0.01) is None  # too old to be given
