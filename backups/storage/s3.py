@@ -18,8 +18,9 @@ from botocore.exceptions import ClientError
 from backups.errors import ObjectMissing, StorageRefused, StorageUnavailable
 
 from .base import ObjectInfo, Space, Upload
+from .connection import Connection
 from .names import checked_key, checked_prefix, is_key
-from .s3_calls import BRIEF, Calls, Connection, Patience, client_for, code_of, status_of
+from .s3_calls import BRIEF, Calls, Patience, client_for, code_of, status_of
 from .s3_reader import S3Reader
 from .s3_writer import S3Writer
 from .selftest import FOLDER, round_trip

@@ -6,7 +6,7 @@ import os
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -18,6 +18,8 @@ from urllib3.exceptions import HTTPError
 from backups.errors import ObjectMissing, StorageRefused, StorageUnavailable
 from controlplane.kernel.errors import ZantaraError
 from controlplane.kernel.logs import MASK, redact_text
+
+from .connection import Connection
 
 T = TypeVar("T")
 
@@ -46,19 +48,6 @@ _REMEDIES = {
     "QuotaExceeded": "The store is full: enlarge it, or let the plan keep less.",
     "EntityTooLarge": "The server takes no object of this size.",
 }
-
-
-@dataclass(frozen=True)
-class Connection:
-    """Where the bucket is and who asks. The secret is in no text that is made of this."""
-
-    bucket: str
-    region: str = "us-east-1"
-    endpoint_url: str = ""
-    path_style: bool = False
-    checksum_mode: str = "when_required"
-    access_key_id: str = field(default="", repr=False)
-    secret_access_key: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from backups.errors import StorageRefused
 from backups.models import StorageTarget
 
 from .base import Storage
+from .connection import Connection
 from .local import LocalStorage
 from .names import is_key
-from .s3_calls import Connection
 
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _REGION = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")

@@ -17,8 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from backups.storage.connection import Connection
 from backups.storage.s3 import S3Storage
-from backups.storage.s3_calls import Connection, Patience
+from backups.storage.s3_calls import Patience
 from tests import needs
 
 ACCESS_KEY, SECRET_KEY = "AKIAZANTARATEST", "hunter2hunter2hunter2"

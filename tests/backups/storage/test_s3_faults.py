@@ -365,7 +365,7 @@ def test_a_server_that_cannot_list_uploads_is_usable(
 UPLOAD_MUCH = """
 import json, resource, sys
 from backups.storage.s3 import S3Storage
-from backups.storage.s3_calls import Connection
+from backups.storage.connection import Connection
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 storage = S3Storage(Connection(**json.load(sys.stdin)))
 block, peaks = bytes(range(256)) * 4096, [peak()]

@@ -10,9 +10,9 @@ from django.conf import settings
 from backups.errors import StorageRefused, StorageUnavailable
 from backups.models import StorageTarget
 from backups.storage import open_target
+from backups.storage.connection import Connection
 from backups.storage.local import MARK, LocalStorage
 from backups.storage.s3 import S3Storage
-from backups.storage.s3_calls import Connection
 from backups.storage.targets import check_settings, connection_of, local_root
 from tests.backups.factories import local_target, plan_of, record_of
 from tests.backups.servers.s3 import S3Server
