@@ -233,13 +233,6 @@ class EnvoyEdge:
                 return str(item.get("last_updated", ""))
         raise EdgeUnavailable("Envoy does not say when it started.")
 
-    def downstream_connections(self, port: int) -> int:
-        """Connections of callers that are open now at a port of the edge."""
-        answer = self.admin.json(
-            "/stats", format="json", filter=rf"^http\.{names.stat_prefix(port)}\.downstream_cx_active$"
-        )
-        return sum(int(item.get("value", 0)) for item in answer.get("stats", ()))
-
 
 def _by_port(routes: Sequence[Route]) -> dict[int, list[Route]]:
     groups: dict[int, list[Route]] = {}

@@ -191,17 +191,6 @@ def explanation(error: APIError) -> str:
     return " ".join(str(error.explanation or error.args[0]).split()).rstrip(".")[:300]
 
 
-def pinned(source: str, digest: str) -> str:
-    """The image of a release by its digest where there is one (``sha256:…``), so that a tag that moves changes nothing.
-
-    A local image that no registry knows has no digest but an id, which looks the same: the target tries both.
-    """
-    if not digest.startswith("sha256:") or "@" in source:
-        return source
-    repository = re.sub(r":[^/:]+$", "", source)
-    return f"{repository}@{digest}"
-
-
 def references(image: str) -> list[str]:
     """What the engine may know the image by, the most exact first: as written, and by the id behind an @."""
     return [image, *re.findall(r"@(sha256:[0-9a-f]{64})$", image)]

@@ -194,7 +194,7 @@ def test_a_directory_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 def test_an_envoy_that_is_not_there_is_told(tmp_path: Path) -> None:
     edge = current_edge({"ZANTARA_DATA_DIR": str(tmp_path)})
 
-    for call in (edge.check, edge.read_back, lambda: edge.counters("web"), lambda: edge.downstream_connections(1)):
+    for call in (edge.check, edge.read_back, lambda: edge.counters("web")):
         with pytest.raises(EdgeUnavailable, match="ZANTARA_EDGE_ADMIN_SOCKET"):
             call()
 

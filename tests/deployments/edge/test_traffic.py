@@ -296,16 +296,3 @@ def test_services_share_a_port_by_host_and_prefix(world: World, free_port: Calla
     assert client.get("/", Host="SHOP.example:3000").release == "shop"
     assert client.get("/api", Host="shop.example").release == "shop"
     assert world.client(other).get("/api").release == "beside"
-
-
-def test_connections_of_callers_are_counted_by_port(world: World) -> None:
-    world.split({"1.0": (1000, [world.instance("1.0")])})
-    clients = [world.client() for _ in range(4)]
-    for client in clients:
-        client.get()
-
-    assert world.edge.downstream_connections(world.port) == 4
-    assert world.edge.downstream_connections(1) == 0
-    for client in clients:
-        client.close()
-    until("they are gone", lambda: world.edge.downstream_connections(world.port) == 0)

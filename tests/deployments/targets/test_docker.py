@@ -15,7 +15,6 @@ import pytest
 
 from deployments.errors import CannotStart
 from deployments.targets.base import InstanceSpec, Seen
-from deployments.targets.containers import pinned
 from deployments.targets.docker import DockerTarget
 from tests.deployments.contracts.target_contract import PROGRAM, SECRET, TargetContract, World, ask, eventually
 from tests.docker_engine import IMAGE, Engine, docker_engine
@@ -83,7 +82,7 @@ def test_everything_is_known_from_labels_alone(world: DockerWorld, tmp_path: Pat
 
 def test_an_image_is_run_by_its_id_though_its_tag_moves(world: DockerWorld) -> None:
     identity = world.engine.docker("image", "inspect", "-f", "{{.Id}}", IMAGE).strip()
-    spec = replace(world.spec("serve"), image=pinned("shop-of-this-test:1", identity))
+    spec = replace(world.spec("serve"), image=f"shop-of-this-test@{identity}")
     seen = world.target.ensure(spec)
     assert world.engine.docker("inspect", "-f", "{{.Image}}", seen.handle["container"]).strip() == identity
     ask(seen)
