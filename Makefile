@@ -63,6 +63,7 @@ run: venv ## set everything up and run the whole stack in the foreground (Ctrl-C
 	@export ZANTARA_STOP_WITH_PARENT=$$PPID; exec $(PY) manage.py up
 
 test: venv-dev ## run the test suite, on SQLite and then what touches the database on PostgreSQL
+	@$(PY) -m compileall -q $(filter-out tests benchmarks manage.py,$(PATHS))
 	$(PY) -m pytest -n 2 --dist loadgroup -m "not faults"
 	@if $(PY) -c 'import sys; from tests.needs import postgres_bin; sys.exit(postgres_bin() is None)'; then \
 		set -x; ZANTARA_TEST_DATABASE=postgres $(PY) -m pytest -n 2 --dist loadgroup -m "database and not faults and not e2e"; \
