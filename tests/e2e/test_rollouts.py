@@ -56,7 +56,7 @@ def open_deployment(on: OnStack, page: Any, name: str) -> None:
 def test_a_release_asked_for_on_its_page_goes_through_all_stages_and_no_request_fails(on: OnStack, page: Any) -> None:
     on.plan([(10, 6), (50, 6), (100, 0)])
     page.goto(f"{on.stack.web_url}/admin/deployments/service/")
-    page.locator("#result_list a[href*='/service/']").first.click()
+    page.locator("#result_list a[href*='/service/']", has_text="zantara").first.click()
     page.wait_for_url(re.compile(r"/service/\d+/change/"))
     with on.load(RATE) as load:
         page.locator("a[href$='/deploy/']").first.click()
