@@ -17,6 +17,9 @@ import pytest
 import redis
 
 from tests import harness, needs
+from tests.docker_engine import docker_engine
+
+__all__ = ["docker_engine"]
 
 # A busy machine is no bug: how long an example takes says nothing here. What must be fast is in benchmarks/.
 hypothesis.settings.register_profile("zantara", deadline=None)

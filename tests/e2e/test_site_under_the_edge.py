@@ -152,9 +152,7 @@ def test_a_static_site_is_deployed_backed_up_and_taken_back_by_following_the_pag
         reader.type_commands(5)
     assert set(heard) == {"<h1>one</h1>", "<h1>two</h1>"}, "no request failed"
     on = OnStack(reader.stack)
-    of_the_site = (
-        "FROM deployments_deployment d JOIN deployments_service s ON s.id = service_id WHERE s.name = 'site'"
-    )
+    of_the_site = "FROM deployments_deployment d JOIN deployments_service s ON s.id = service_id WHERE s.name = 'site'"
     assert on.rows(f"SELECT d.state, d.trigger {of_the_site}") == [("succeeded", "manual")] * 2
     proven = "FROM backups_backuprecord r JOIN backups_artifact a ON a.record_id = r.id WHERE r.plan_name = 'site'"
     assert on.rows(f"SELECT r.state, r.trigger, a.l1_at IS NOT NULL {proven}") == [("committed", "deployment", 1)] * 2

@@ -82,6 +82,7 @@ def test_three_losses_under_load_end_in_no_exception_and_are_over_within_a_secon
             load.wait_for(fail_mode, lost_at, 2)  # the fault has fired
             time.sleep(0.7)
             settled_at = time.monotonic() - 0.2
+            load.wait_for(fail_mode, settled_at, 2)  # a busy machine may have let nobody ask for so long
             assert load.sources(settled_at) == {fail_mode}
             assert limiter.breaker_state != "closed"
             server.start() if how == "killed" else server.thaw()

@@ -107,6 +107,7 @@ def test_the_vector_store_comes_back_at_the_same_address(running: Stack) -> None
 @pytest.mark.parametrize("queue", ["engine", "work"])
 def test_a_worker_comes_back_and_consumes(running: Stack, queue: str) -> None:
     ready = running.data_dir / "run" / "ready" / f"worker-{queue}"
+    wait_for(ready.exists, CONSUMES_SECONDS, "the worker that is to be killed")  # an earlier kill may have ended it
     first = ready.read_text()
 
     def consumes() -> bool:

@@ -17,9 +17,8 @@ from deployments.errors import CannotStart
 from deployments.targets.base import InstanceSpec, Seen
 from deployments.targets.docker import DockerTarget
 from tests.deployments.contracts.target_contract import PROGRAM, SECRET, TargetContract, World, ask, eventually
-from tests.docker_engine import IMAGE, Engine, docker_engine
+from tests.docker_engine import IMAGE, Engine
 
-__all__ = ["docker_engine"]
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("docker")]
 
 
