@@ -94,6 +94,21 @@ def test_a_queue_that_stays_although_the_low_classes_make_room_leaves_more_threa
     assert after("adaptive", (outside[0], 60), gone).limit == 3
 
 
+def test_the_thread_that_refuses_serves_too_in_as_many_steps_as_leave_the_queue_short() -> None:
+    def limits(connections: int | None, steps: int) -> list[float]:
+        seen = replace(WAITING, arrived=400, connections=connections)
+        return [made.step(seen, BUILT_IN).limit for _ in range(steps)]
+
+    made = make("adaptive", THREADS)
+    limits(None, 30)
+    assert set(limits(None, 30)) == {7}  # nobody can tell how many stand outside
+    assert set(limits(20, 3)) == {7}
+    limits(20, 10)
+    assert limits(20, 100).count(8) == 70
+    assert limits(40, 3).count(8) <= 1
+    assert set(limits(40, 30)) == {7}
+
+
 def test_connections_that_callers_merely_keep_are_no_queue() -> None:
     quiet = (replace(CALM, connections=500), 300)
     busy = replace(WAITING, mean=7.0)
