@@ -37,8 +37,8 @@ OUTSIDE_PER_THREAD = 8
 #: Where so few callers per thread stand outside, the thread that refuses serves as well in more of the steps; where
 #: more do, in fewer. A thread that has answered meets those who are refused before its next request, and meanwhile a
 #: place is empty: seven of eight threads served 84 % of what eight did.
-SHORT_PER_THREAD = 4
-LEND, TAKE_BACK, MOST_LENT = 0.1, 0.3, 0.7
+SHORT_PER_THREAD = 3
+LEND, MOST_LENT = 0.05, 0.4
 #: A queue that stays for so many steps although the low classes make room: more threads must be free to refuse.
 QUEUE_STEPS = 12
 #: Quiet moments have this share of the threads in use at most. What is usual falls at once and rises in five seconds.
@@ -260,7 +260,7 @@ class Adaptive(_Steered):
     def _all_serve(self) -> bool:
         """Whether in this step the thread that refuses serves, too: a share of the steps, spread evenly."""
         short = self._outside is not None and self._outside < SHORT_PER_THREAD * self.most
-        self._lent = min(MOST_LENT, self._lent + LEND) if short else max(0.0, self._lent - TAKE_BACK)
+        self._lent = min(MOST_LENT, self._lent + LEND) if short else 0.0
         self._owed += self._lent
         if self._owed < 1:
             return False
