@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -31,6 +32,8 @@ from .places import KEPT_LOG_BYTES, Places, check_name, unavailable
 SETTINGS = containers.SETTINGS
 #: An engine that does not answer a question within this is away.
 TIMEOUT_SECONDS = 10
+#: The engine reserves a name before it shows the container: so long one that another worker creates may be on its way.
+CREATED_WITHIN_SECONDS = 2.0
 #: Answers that say nothing of the container. A plain 500 does: so the engine says that a port is taken.
 _ENGINE_AWAY = (502, 503, 504)
 
@@ -220,7 +223,18 @@ def _create(client: docker.APIClient, spec: InstanceSpec, image: str, read: Mapp
             if error.is_client_error():
                 raise CannotStart(f"{spec.name} cannot be created: {containers.explanation(error)}.") from None
             raise
-    return dict(client.inspect_container(name))
+    return _appearing(client, name)
+
+
+def _appearing(client: docker.APIClient, name: str) -> Mapping[str, Any]:
+    deadline = time.monotonic() + CREATED_WITHIN_SECONDS
+    while True:
+        try:
+            return dict(client.inspect_container(name))
+        except NotFound:
+            if time.monotonic() >= deadline:
+                raise TargetUnavailable(f"Somebody else creates {name}, and it is not there yet.") from None
+        time.sleep(0.02)
 
 
 def _start(client: docker.APIClient, spec: InstanceSpec, found: Mapping[str, Any]) -> Mapping[str, Any]:
