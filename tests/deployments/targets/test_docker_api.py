@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.errors import NotFound
 
 from controlplane.kernel.errors import Refused
 from deployments.errors import CannotStart, TargetUnavailable
@@ -280,3 +281,24 @@ def test_the_control_planes_own_directory_is_never_mounted(target: DockerTarget,
         with pytest.raises(Refused, match="secrets of the control plane"):
             target.check_settings({"volumes": [f"{host}:/x"]})
     assert target.check_settings({"volumes": [f"{tmp_path}/other:/x:rw"]})["volumes"] == (f"{tmp_path}/other:/x:rw",)
+
+
+class Slow:
+    """An engine that shows a container only when it has been asked for it so many times."""
+
+    def __init__(self, times: float) -> None:
+        self.times, self.asked = times, 0
+
+    def inspect_container(self, name: str) -> dict[str, str]:
+        self.asked += 1
+        if self.asked <= self.times:
+            raise NotFound(f"No such container: {name}")
+        return {"Id": name}
+
+
+def test_a_container_that_another_worker_still_creates_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = Slow(2)
+    assert (docker._appearing(slow, "shop-1"), slow.asked) == ({"Id": "shop-1"}, 3)  # type: ignore[arg-type]
+    monkeypatch.setattr(docker, "CREATED_WITHIN_SECONDS", 0.05)
+    with pytest.raises(TargetUnavailable, match="Somebody else creates shop-1, and it is not there yet"):
+        docker._appearing(Slow(float("inf")), "shop-1")  # type: ignore[arg-type]
