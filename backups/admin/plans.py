@@ -119,7 +119,7 @@ class BackupPlanAdmin(BackupVerbs, HistoryModelAdmin[BackupPlan]):
     def keeps_shown(self, plan: Any) -> SafeString:
         freed = f"{plan.deleted} deleted so far, {human_bytes(plan.freed)} freed" if plan.deleted else ""
         kept = f"{plan.kept} set{'' if plan.kept == 1 else 's'}"
-        return format_html("{}{}{}", kept, small(rules_words(plan)), small(freed) if freed else "")
+        return format_html("{}{}{}", kept, small(rules_words(plan)), small(freed))
 
     @display(description="State", ordering="enabled")
     def state_shown(self, plan: BackupPlan) -> SafeString:

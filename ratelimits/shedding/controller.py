@@ -228,7 +228,6 @@ class Adaptive(_Steered):
     _asked_cpu: float = 0.0
     _usual_connections: float = 0.0
     _queue_steps: int = 0
-    _outside: float | None = None
     _lent: float = 0.0
     _owed: float = 0.0
 
@@ -242,24 +241,23 @@ class Adaptive(_Steered):
         elif seen.lag * 1000 < policy.lag_ms * CALM_SHARE:
             self.limit = min(self.most, self.limit + RAISE)
 
-    def _queue(self, seen: Seen) -> bool:
-        """Whether callers stand outside: more connections than in the moments in which threads were free.
+    def _outside(self, seen: Seen) -> float | None:
+        """How many callers stand outside: connections beyond those of the moments in which threads were free.
 
         Connections that callers merely keep are there in those moments, too.
         """
-        self._outside = None
         if seen.connections is None:
-            return False
-        more = self._outside = seen.connections - self._usual_connections
+            return None
+        more = seen.connections - self._usual_connections
         if more < 0:
             self._usual_connections = seen.connections
         elif seen.mean < QUIET_SHARE * self.most and not self.standing:
             self._usual_connections += USUAL_RISE * more
-        return more >= OUTSIDE_PER_THREAD * self.most
+        return more
 
-    def _all_serve(self) -> bool:
+    def _all_serve(self, outside: float | None) -> bool:
         """Whether in this step the thread that refuses serves, too: a share of the steps, spread evenly."""
-        short = self._outside is not None and self._outside < SHORT_PER_THREAD * self.most
+        short = outside is not None and outside < SHORT_PER_THREAD * self.most
         self._lent = min(MOST_LENT, self._lent + LEND) if short else 0.0
         self._owed += self._lent
         if self._owed < 1:
@@ -282,7 +280,8 @@ class Adaptive(_Steered):
         stuck = self.late(seen, policy) and seen.mean >= BUSY_SHARE * self.most
         # threads that wait for the interpreter outside, before anybody counts them, are not in hand
         stuck = stuck or (self._asked_cpu >= SATURATED and seen.lag * 1000 > policy.lag_ms * WAITING_SHARE)
-        queue = self._queue(seen)
+        outside = self._outside(seen)
+        queue = outside is not None and outside >= OUTSIDE_PER_THREAD * self.most
         full = seen.mean >= (BUSY_SHARE if queue else FULL_SHARE) * self.most
         if full or waits or stuck:
             # twice as late is twice as clear
@@ -303,7 +302,7 @@ class Adaptive(_Steered):
         self._queue_steps = self._queue_steps + 1 if queue else 0
         self.steer(seen, policy)
         # one thread stays free to refuse: with all of them waiting the queue outside would never get shorter
-        free = self.most if self._all_serve() else self.most - 1
+        free = self.most if self._all_serve(outside) else self.most - 1
         crowded = seen.mean >= CROWDED_SHARE * self.most
         self._crowded_steps = min(self._crowded_steps + 1, TOP_STEPS) if crowded else max(self._crowded_steps - 1, 0)
         self._crowded = self._crowded_steps >= TOP_STEPS or (self._crowded and self._crowded_steps > 0)
