@@ -227,6 +227,7 @@ def _create(client: docker.APIClient, spec: InstanceSpec, image: str, read: Mapp
 
 
 def _appearing(client: docker.APIClient, name: str) -> Mapping[str, Any]:
+    """The container of that name, which the engine may not show yet. TargetUnavailable: the next tick asks again."""
     deadline = time.monotonic() + CREATED_WITHIN_SECONDS
     while True:
         try:
