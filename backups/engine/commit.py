@@ -13,7 +13,7 @@ from backups.machines import RECORD
 from backups.manifest import Manifest, ManifestArtifact
 from backups.models import Artifact, BackupEvent, BackupRecord, BackupSource
 from controlplane.kernel import transitions
-from controlplane.kernel.leases import Lease
+from controlplane.kernel.leases import RELEASED, Lease
 from controlplane.kernel.logs import redact_text
 
 from . import notices
@@ -25,7 +25,6 @@ MOST_ATTEMPTS = 3
 #: After the first attempt and after the second.
 BACKOFF = (timedelta(minutes=1), timedelta(minutes=5))
 MOST_ERROR = 4000
-_RELEASED: dict[str, Any] = {"lease_owner": "", "lease_expires_at": None}
 
 
 def committed(record: BackupRecord, manifest: Manifest, digest: str, *, lease: Lease, reason: str = "") -> bool:
@@ -147,7 +146,7 @@ def _advance(
 ) -> bool:
     return transitions.advance(
         record, to, machine=RECORD, event=BackupEvent, reason=reason, actor=actor or lease.owner, now=now, lease=lease,
-        changes={**changes, **_RELEASED},
+        changes={**changes, **RELEASED},
     )  # fmt: skip
 
 

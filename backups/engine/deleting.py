@@ -15,7 +15,7 @@ from backups.models import BackupEvent, BackupRecord
 from backups.storage import open_target
 from controlplane.kernel import clock, leases, transitions
 from controlplane.kernel.errors import LeaseLost, Refused, ZantaraError
-from controlplane.kernel.leases import Lease
+from controlplane.kernel.leases import RELEASED, Lease
 from controlplane.kernel.logs import redact_text
 
 from . import facts, sending
@@ -76,7 +76,7 @@ def _entomb(record: BackupRecord, lease: Lease, now: datetime) -> int:
         lease=lease,
         changes={
             "freed_bytes": freed, "delete_error": "", "expires_at": None, "keep_reasons": [],
-            "lease_owner": "", "lease_expires_at": None,
+            **RELEASED,
         },
     )  # fmt: skip
     step_reached("row_deleted")

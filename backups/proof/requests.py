@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
 
 from django.db import transaction
 from django.db.models import Max
@@ -25,8 +24,6 @@ KEEP = timedelta(days=90)
 _FULL_DAYS = 30
 _KNOWN = ("passed", "failed")
 _SENT = "sent_at"
-#: What the last move of a row gives back with it.
-RELEASED: dict[str, Any] = {"lease_owner": "", "lease_expires_at": None}
 
 
 def request_proof(

@@ -28,14 +28,14 @@ from backups.storage import open_target
 from backups.storage.base import Storage
 from controlplane.kernel import clock, leases, transitions
 from controlplane.kernel.errors import LeaseLost, NotAuthentic, Unavailable, ZantaraError
-from controlplane.kernel.leases import Lease
+from controlplane.kernel.leases import RELEASED, Lease
 from controlplane.kernel.logs import redact_text
 
 from . import noting
 from .due import sample
 from .ladder import Climb, Ladder
 from .meter import Meter
-from .requests import RELEASED, parts_of
+from .requests import parts_of
 from .scratch import scratch_place
 from .steps import step_reached
 from .telling import tell_failed

@@ -12,9 +12,9 @@ from django.db import transaction
 from backups.machines import PROOF
 from backups.models import ProofEvent, ProofRun
 from controlplane.kernel import clock, leases, transitions
-from controlplane.kernel.leases import Lease
+from controlplane.kernel.leases import RELEASED, Lease
 
-from .requests import RELEASED, send, wants_sending
+from .requests import send, wants_sending
 from .scratch import leftovers, remove
 
 log = structlog.get_logger(__name__)

@@ -153,7 +153,7 @@ def _refuse(row: RestoreRecord, lease: Lease, error: ZantaraError) -> None:
         return
     transitions.advance(
         row, "refused", machine=RESTORE, event=RestoreEvent, reason=str(error), actor=lease.owner, lease=lease,
-        changes={"error": str(error), "finished_at": clock.now()},
+        changes={"error": str(error), "finished_at": clock.now(), **leases.RELEASED},
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ from backups.machines import RESTORE
 from backups.models import RestoreEvent, RestoreRecord
 from controlplane.kernel import clock, transitions
 from controlplane.kernel.errors import LeaseLost
+from controlplane.kernel.leases import RELEASED
 from controlplane.notifications.api import notify
 
 from .journal import Journal
@@ -105,7 +106,7 @@ class RowTracker:
             for state in way[:-1]:
                 self._move(state, "")
             if way:
-                last = {**_columns(journal), "finished_at": clock.now()}
+                last = {**_columns(journal), "finished_at": clock.now(), **RELEASED}
                 self._move(way[-1], journal.failure, last)
             _tell(journal)
 

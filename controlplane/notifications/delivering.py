@@ -106,7 +106,7 @@ def _move(delivery: Delivery, to: str, lease: leases.Lease, **changes: object) -
         event=DeliveryEvent,
         reason=str(changes.get("last_error", "")),
         lease=lease,
-        changes={**changes, "lease_owner": "", "lease_expires_at": None},
+        changes={**changes, **leases.RELEASED},
     )
 
 

@@ -10,6 +10,7 @@ from django.db import IntegrityError, transaction
 
 from controlplane.kernel import transitions
 from controlplane.kernel.errors import LeaseLost
+from controlplane.kernel.leases import RELEASED
 from deployments import metrics
 from deployments.machines import DEPLOYMENT
 from deployments.models import Command, Deployment, DeploymentEvent, Observation, Release
@@ -73,7 +74,7 @@ def _move(held: Held, decision: Decision, now: datetime) -> None:
         }
     over = move.to in DEPLOYMENT.terminal_states
     if over:
-        changes |= {"lease_owner": "", "lease_expires_at": None, "due_at": None}
+        changes |= {**RELEASED, "due_at": None}
     moved = transitions.advance(
         deployment, move.to, machine=DEPLOYMENT, event=DeploymentEvent, reason=move.reason,
         actor=move.actor or "engine", now=now, changes=changes, lease=held.deployment_lease,

@@ -18,7 +18,7 @@ from backups.restore import journal as journals
 from backups.restore.preview import preview
 from backups.restore.requests import request_cancel, request_restore
 from backups.restore.run import run_restore, tend_restores
-from controlplane.kernel import clock
+from controlplane.kernel import clock, leases
 from controlplane.kernel.errors import Refused
 from controlplane.notifications.models import Message
 from tests.backups import factories
@@ -58,6 +58,16 @@ def test_a_restore_brings_files_and_a_database_back_and_leaves_nothing_beside(li
     assert ("swap", "ledger", "done") in steps(row)
     assert Message.objects.count() == 0
     assert (row.lease_owner, row.lease_expires_at) == ("", None)
+
+
+def test_the_last_move_gives_the_lease_back_so_that_a_worker_that_dies_right_after_it_holds_nothing(
+    living: Living, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[leases.Lease] = []
+    monkeypatch.setattr(leases.Lease, "release", calls.append)  # what a killed worker does not come to
+    row = living.restore()
+    assert [lease.pk for lease in calls if lease.model is RestoreRecord] == [row.pk]
+    assert (row.state, row.lease_owner, row.lease_expires_at) == ("done", "", None)
 
 
 def test_the_safety_backup_is_a_committed_set_of_exactly_the_restored_parts(living: Living) -> None:
