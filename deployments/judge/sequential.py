@@ -19,7 +19,7 @@ and their mean over a grid of rho, are test martingales, and Ville's inequality 
 1/alpha.
 
 Two things are ours. A release that turns bad after a good quarter of an hour should be seen as quickly as one that
-is bad at once, so a quarter of the initial weight is kept back and put down after every thirty ticks, as 1/2, 1/6,
+is bad at once, so a tenth of the initial weight is kept back and put down after every thirty ticks, as 1/2, 1/6,
 1/12 … of it: a mixture over the moment at which it turned bad, still of mean 1. And where everybody is on the new
 release there is no split: see ``alone_ratios``.
 """
@@ -31,14 +31,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-#: How many times worse than tolerated a release may be: the alternatives, evenly spaced in their logarithm.
-GRID: tuple[float, ...] = tuple(1.2 * (60 / 1.2) ** (i / 23) for i in range(24))
+#: How many times worse than tolerated a release may be: the alternatives, evenly spaced in their logarithm. The largest
+#: is next to "whatever fails is the new release's": with it three errors suffice at a tenth of the traffic, where the
+#: old release has none; with at most 60 it took four.
+GRID: tuple[float, ...] = tuple(1.5 * (600 / 1.5) ** (i / 23) for i in range(24))
 _LOG_GRID = tuple(math.log(factor) for factor in GRID)
 _NOTHING = (0.0,) * len(GRID)
 
 #: What is bet at the outset; the rest is put down later, a part after each ``TICKS_A_BET`` ticks. Ticks are counted
 #: whether or not anything went wrong in them: so more events never mean less evidence.
-FIRST_BET = 0.75
+FIRST_BET = 0.9
 TICKS_A_BET = 30
 
 #: Above so many possible splits of one tick the limit form is used: cheaper, and with many bad events it understates.

@@ -4,7 +4,7 @@ In this order: a hard gate, errors, slow requests and the error budget *fail* it
 whatever speaks against leaving the stage makes it *inconclusive*: health that does not suffice, no counts, too few
 requests, trouble that the old release has as well, a suspicion. What is left *passes*.
 
-Mistakes: the tests on errors and on slow requests share ``alpha`` three to one, so that both together call a release
+Mistakes: the tests on errors and on slow requests share ``alpha`` nine to one, so that both together call a release
 worse that is not in at most ``alpha`` of the rollouts, however often they are looked at (``sequential``).
 """
 
@@ -21,7 +21,7 @@ from .sequential import Evidence, scale_odds
 from .types import JudgePolicy, Sample, Verdict
 
 #: The part of alpha that the test on errors may use; the rest is for slow requests.
-ERRORS_PART = 0.75
+ERRORS_PART = 0.9
 #: From this share of errors on nothing is promoted, whoever's they are.
 ALARMING_SHARE = 0.05
 #: So many recent requests of a release say something about its share of errors, and more than one error of it.
