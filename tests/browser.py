@@ -130,6 +130,21 @@ def login(page: Any, base_url: str, user: str, password: str) -> None:
     page.wait_for_url(f"{base_url}/admin/")
 
 
+def open_dialog(page: Any, opener: Any) -> Any:
+    """Press what opens a dialog, and give the dialog once it is there. A press before the page's scripts run, or on a
+    live part that is replaced at that moment, opens nothing: it is repeated, as a person would."""
+    from playwright.sync_api import TimeoutError as NotYet
+
+    page.wait_for_function("document.readyState === 'complete' && window.htmx && window.Alpine")
+    dialog = page.locator("#modal-content")
+    for _ in range(3):
+        opener.click()
+        with contextlib.suppress(NotYet):
+            dialog.locator("form").first.wait_for(timeout=10_000)
+            break
+    return dialog
+
+
 def screenshot(page: Any, name: str, *, full_page: bool = False) -> Path:
     """A picture: into ``docs/images`` with ZANTARA_TEST_UPDATE_SCREENSHOTS=1, else into ``test-results``."""
     update = os.environ.get("ZANTARA_TEST_UPDATE_SCREENSHOTS") == "1"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import Watch, assert_no_sideways_scroll, login, screenshot
+from tests.browser import Watch, assert_no_sideways_scroll, login, open_dialog, screenshot
 from tests.console.test_in_the_browser import CONTRAST
 from tests.stack import Stack, wait_for
 
@@ -54,13 +54,9 @@ def until_state(page: Any, element: str, state: str, seconds: float) -> None:
     page.locator(f"{element}[data-state='{state}']").wait_for(state="attached", timeout=seconds * 1000)
 
 
-def act(page: Any, name: str) -> None:
-    """Press a button above a page. The theme's icons are words in its links' names, so they are found by address."""
-    page.locator(f"a[href$='/{name}/']").first.click()
-
-
-def submit_dialog(page: Any, button: str) -> None:
-    page.locator("#modal-content").get_by_role("button", name=button).click()
+def action(page: Any, name: str) -> Any:
+    """A button above a page. The theme's icons are words in its links' names, so they are found by address."""
+    return page.locator(f"a[href$='/{name}/']").first
 
 
 def open_newest(stack: Stack, page: Any) -> str:
@@ -103,9 +99,9 @@ def test_a_backup_is_run_watched_drilled_and_one_part_of_it_restored(backed_up: 
     saved = memory(stack, replace_by=remembered(25))
     assert len(saved) == 25
     page.goto(f"{stack.web_url}{HISTORY}")
-    page.get_by_role("link", name="Run a backup now").first.click()
-    page.locator("#modal-content textarea[name=reason]").fill("the browser test")
-    submit_dialog(page, "Run now")
+    dialog = open_dialog(page, page.get_by_role("link", name="Run a backup now").first)
+    dialog.locator("textarea[name=reason]").fill("the browser test")
+    dialog.get_by_role("button", name="Run now").click()
     page.wait_for_url(re.compile(r"/backuprecord/\d+/change/"))
     record_url = page.url
     until_state(page, "#zt-record", "committed", RUN_SECONDS)
@@ -113,8 +109,7 @@ def test_a_backup_is_run_watched_drilled_and_one_part_of_it_restored(backed_up: 
     parts = page.locator("[data-artifact]").evaluate_all("all => all.map((one) => one.dataset.artifact)")
     assert {"control-plane-database", "user-data", "logs", VECTORS} <= set(parts)
 
-    act(page, "drill")
-    submit_dialog(page, "Drill")
+    open_dialog(page, action(page, "drill")).get_by_role("button", name="Drill").click()
     page.wait_for_url(re.compile(r"/proofrun/\d+/change/"))
     until_state(page, "#zt-proof", "passed", RUN_SECONDS)
     assert page.get_by_text("Not as expected").count() == 0
@@ -132,7 +127,7 @@ def test_a_backup_is_run_watched_drilled_and_one_part_of_it_restored(backed_up: 
     assert page.evaluate("navigator.clipboard.readText()").startswith("set -o pipefail; cat ")
 
     assert len(memory(stack, replace_by=remembered(2))) == 2
-    act(page, "restore")
+    action(page, "restore").click()
     page.wait_for_url(re.compile(r"/backups/restore/\d+/$"))
     ticked = page.locator("input[name=parts]:checked").evaluate_all("all => all.map((one) => one.value)")
     assert VECTORS in ticked
@@ -198,8 +193,7 @@ def test_a_source_and_a_target_are_tested_in_their_dialogs(backed_up: Stack, pag
         page.goto(f"{backed_up.web_url}/admin/backups/{model}/")
         page.locator("#result_list a[href*='/change/']").first.click()
         page.wait_for_url(re.compile(rf"/{model}/\d+/change/"))
-        act(page, "test")
-        submit_dialog(page, "Test")
+        open_dialog(page, action(page, "test")).get_by_role("button", name="Test").click()
         page.locator("#modal-content").get_by_text("It answers.").wait_for()
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.browser import assert_no_sideways_scroll, login
+from tests.browser import assert_no_sideways_scroll, login, open_dialog
 from tests.deployments.on_stack import OnStack
 from tests.stack import ROOT, Stack, wait_for
 
@@ -42,10 +42,10 @@ def until_state(page: Any, state: str, seconds: float = WHOLE_SECONDS) -> None:
 
 def act(page: Any, name: str, button: str, reason: str = "") -> None:
     """Press a button above the page, and the one of its dialog."""
-    page.locator(f"a[href$='/{name}/']").first.click()
+    dialog = open_dialog(page, page.locator(f"a[href$='/{name}/']").first)
     if reason:
-        page.locator("#modal-content textarea[name=reason]").fill(reason)
-    page.locator("#modal-content").get_by_role("button", name=button).click()
+        dialog.locator("textarea[name=reason]").fill(reason)
+    dialog.get_by_role("button", name=button).click()
 
 
 def open_deployment(on: OnStack, page: Any, name: str) -> None:
@@ -59,10 +59,10 @@ def test_a_release_asked_for_on_its_page_goes_through_all_stages_and_no_request_
     page.locator("#result_list a[href*='/service/']", has_text="zantara").first.click()
     page.wait_for_url(re.compile(r"/service/\d+/change/"))
     with on.load(RATE) as load:
-        page.locator("a[href$='/deploy/']").first.click()
-        page.locator("#modal-content input[name=version]").fill("e2e-good")
-        page.locator("#modal-content input[name=source]").fill(str(ROOT))
-        page.locator("#modal-content").get_by_role("button", name="Deploy").click()
+        dialog = open_dialog(page, page.locator("a[href$='/deploy/']").first)
+        dialog.locator("input[name=version]").fill("e2e-good")
+        dialog.locator("input[name=source]").fill(str(ROOT))
+        dialog.get_by_role("button", name="Deploy").click()
         page.wait_for_url(re.compile(r"/deployment/\d+/change/"))
         until_state(page, "baking")
         page.locator("#zt-deployment [data-effective]").get_by_text("10 %").wait_for()

@@ -72,7 +72,11 @@ def test_total_failure_is_decided_from_the_first_few_errors(new: int, old: int, 
 
 def test_total_failure_with_all_traffic_is_decided_from_the_first_four_requests() -> None:
     _, verdicts = judge_all([sample(i, Counts(2, 2), None, permille=1000) for i in range(2)])
-    assert last(verdicts) == ("fail", "errors", "Release 43 failed 4 of 4 requests (100 %): 1 in 11\u202f000 by chance.")
+    assert last(verdicts) == (
+        "fail",
+        "errors",
+        "Release 43 failed 4 of 4 requests (100 %): 1 in 11\u202f000 by chance.",
+    )
 
 
 def test_slow_requests_fail_a_release_as_errors_do() -> None:
