@@ -74,7 +74,8 @@ test: venv-dev ## run the test suite, on SQLite and then what touches the databa
 	fi
 
 test-faults: venv-dev ## kill, freeze and starve things, and see that they recover
-	$(PY) -m pytest -m faults
+	@$(PY) -m compileall -q $(filter-out tests benchmarks manage.py,$(PATHS))
+	$(PY) -m pytest -n 2 --dist loadgroup -m faults
 
 backup-test: venv ## on the running stack: back up, verify, drill, and print what was proven
 	@$(PY) manage.py backup test

@@ -6,9 +6,9 @@ import os
 
 from django.core.wsgi import get_wsgi_application
 
-from controlplane.monitoring.health.minute import start_watching
+from controlplane.monitoring.warm import warm_up
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "controlplane.settings")
 
 application = get_wsgi_application()
-start_watching()
+warm_up()

@@ -24,7 +24,7 @@ _UNIX_LISTENING, _UNIX_CONNECTED = b"00010000", b"03"
 
 
 class ServiceSockets:
-    """The addresses of one service, found once and then again every ten seconds or so.
+    """The addresses of one service, found once it listens and then again every ten seconds or so.
 
     ``ZANTARA_SERVICE_PORT`` names the port where a process cannot see it, for example behind a server that
     keeps the listening socket in another process.
@@ -39,7 +39,8 @@ class ServiceSockets:
         self._by_netlink = proc == PROC and hasattr(socket, "AF_NETLINK")
 
     def established(self) -> int:
-        if self._asked % LOOK_AGAIN_AFTER == 0:
+        begins = self._asked < LOOK_AGAIN_AFTER and not (self._ports or self._paths)
+        if begins or self._asked % LOOK_AGAIN_AFTER == 0:
             self._find()
         self._asked += 1
         count = self._established_tcp() if self._ports else 0
@@ -81,18 +82,22 @@ class ServiceSockets:
     def _own(self) -> tuple[frozenset[int], frozenset[bytes]]:
         """Ports and socket paths on which this very process listens."""
         mine = self._inodes()
-        ports = {
-            int(port, 16)
-            for text in (self._net("tcp"), self._net("tcp6"))
-            for port, inode in _LISTENING.findall(text)
-            if inode in mine
-        }
+        ports = {port for inode, port in self._listening_tcp() if inode in mine}
         paths = {
             fields[7]
             for fields in map(bytes.split, self._net("unix").splitlines())
             if len(fields) == 8 and fields[3] == _UNIX_LISTENING and fields[6] in mine
         }
         return frozenset(ports), frozenset(paths)
+
+    def _listening_tcp(self) -> list[tuple[bytes, int]]:
+        if self._by_netlink:
+            try:
+                return [(b"%d" % inode, port) for inode, port in sock_diag.listening().items()]
+            except OSError:
+                self._by_netlink = False
+        texts = (self._net("tcp"), self._net("tcp6"))
+        return [(inode, int(port, 16)) for text in texts for port, inode in _LISTENING.findall(text)]
 
     def _inodes(self) -> set[bytes]:
         found = set()

@@ -13,7 +13,8 @@ from backups.sources.pg_connect import Address
 from tests.backups.servers.postgres import postgres_database, postgres_server  # noqa: F401  (fixtures)
 from tests.stack import Stack, wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults]  # whole stacks of their own, for minutes
+#: Whole stacks of their own, for minutes; one at a time.
+pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.xdist_group("stack")]
 
 NewDatabase = Callable[[], Address]
 SEEDED = ("chroma", "configuration", "control-plane-database", "logs", "user-data", "zantara-memory-vectors")

@@ -29,7 +29,7 @@ from tests.backups.engine.seeing import half_visible, killed_at, left_over, rest
 from tests.notifications.receiver import Receiver, receiver
 from tests.stack import Stack, wait_for
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("stack")]
 
 
 @pytest.fixture

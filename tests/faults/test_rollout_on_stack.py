@@ -14,7 +14,7 @@ import pytest
 from tests.deployments.on_stack import OnStack
 from tests.stack import Stack, http_status, wait_for
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("stack")]
 
 BACK_SECONDS = 60.0
 OVER = ("succeeded", "rolled_back", "failed", "aborted", "rollback_blocked", "paused")

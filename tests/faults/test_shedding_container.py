@@ -16,7 +16,7 @@ import pytest
 from controlplane.identity.tokens import issue
 from tests.docker_engine import IMAGE, INTERPRETER, MOUNTS, Engine
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("docker")]
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT_MB = 512

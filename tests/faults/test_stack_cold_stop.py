@@ -17,7 +17,7 @@ from controlplane.embedded import processes
 from controlplane.kernel.redis_urls import broker_url
 from tests.stack import ROOT, wait_for
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("stack")]
 
 
 def test_a_busy_worker_gives_its_task_back(redis_server_factory: Callable[..., Any], tmp_path: Path) -> None:

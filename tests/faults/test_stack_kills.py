@@ -16,7 +16,7 @@ from controlplane.embedded import processes
 from tests.deployments.on_stack import OnStack
 from tests.stack import Stack, http_status, wait_for
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("stack")]
 
 BACK_SECONDS = 10.0
 #: A Celery worker imports everything before it consumes; on a busy machine with two cores that takes its time.

@@ -15,7 +15,7 @@ from controlplane.embedded import processes
 from controlplane.kernel.redis_urls import LONGEST_SOCKET_PATH, socket_path
 from tests.stack import ROOT, Stack, http_status, wait_for
 
-pytestmark = pytest.mark.faults
+pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("stack")]
 
 MakeStack = Callable[..., Stack]
 MAKE = ("make", "--no-print-directory", "-C", str(ROOT), "run")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import socket
 import time
 from typing import Any
@@ -31,9 +32,53 @@ def test_established_sockets_of_both_families_are_counted_by_their_local_port(
         assert sock_diag.established(frozenset({port})) == 0
 
 
+@pytest.mark.parametrize(("family", "address"), [(socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")])
+def test_listening_sockets_of_both_families_are_known_by_inode_and_connections_are_not_among_them(
+    family: socket.AddressFamily, address: str
+) -> None:
+    with socket.socket(family) as server:
+        server.bind((address, 0))
+        server.listen()
+        inode, port = os.fstat(server.fileno()).st_ino, server.getsockname()[1]
+        with socket.create_connection((address, port)) as client, server.accept()[0] as accepted:
+            listening = sock_diag.listening()
+            assert listening[inode] == port
+            assert {os.fstat(one.fileno()).st_ino for one in (client, accepted)} & set(listening) == set()
+    assert inode not in sock_diag.listening()
+
+
+def test_the_table_of_all_sockets_is_not_read_where_the_kernel_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a flood it lists tens of thousands of closed connections: reading it kept every thread waiting."""
+    read: list[str] = []
+    monkeypatch.setattr(ServiceSockets, "_net", lambda self, name: read.append(name) or b"")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        sockets = ServiceSockets()
+        before = sockets.established()
+        with socket.create_connection(server.getsockname()), server.accept()[0]:
+            assert sockets.established() == before + 1
+    assert set(read) == {"unix"}
+
+
+def test_a_socket_that_listens_only_later_is_found_with_the_next_question(settings: Any) -> None:
+    sockets = ServiceSockets()
+    sockets._own = lambda: (frozenset(), frozenset())  # type: ignore[method-assign]
+    assert sockets.established() == 0
+    del sockets._own
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        with socket.create_connection(server.getsockname()), server.accept()[0]:
+            assert sockets.established() >= 1
+
+
 def test_where_netlink_is_forbidden_the_proc_files_say_the_same(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     def forbidden(ports: frozenset[int]) -> int:
         asked.append(ports)
+        raise PermissionError
+
+    def forbidden_too() -> dict[int, int]:
         raise PermissionError
 
     asked: list[frozenset[int]] = []
@@ -45,6 +90,7 @@ def test_where_netlink_is_forbidden_the_proc_files_say_the_same(monkeypatch: pyt
         sockets = ServiceSockets()
         before = sockets.established()
         monkeypatch.setattr(sock_diag, "established", forbidden)
+        monkeypatch.setattr(sock_diag, "listening", forbidden_too)
         with socket.create_connection(server.getsockname()), server.accept()[0]:
             assert sockets.established() == before + 1
             assert sockets.established() == before + 1
