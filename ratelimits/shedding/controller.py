@@ -48,11 +48,15 @@ ROOM_SHARE = 0.85
 #: The top class may hold this share of the threads, however far the bound is cut: of eight all but one, which refuses.
 #: With six, one in forty of its callers was refused at 2.5 times the capacity, merely as they came in crowds.
 TOP_SHARE = 0.875
-#: Lag counts while this share of the threads is in use: otherwise it is somebody else who keeps the machine busy.
+#: Lag counts while this share of the threads is in use, or callers stand outside: otherwise it is somebody else who
+#: keeps the machine busy.
 BUSY_SHARE = 0.6
 #: An interpreter that computes for this share of the time is full, where a sleeping thread wakes late by this share of
 #: the lag as well; it is over below ``ROOM_CPU``.
 SATURATED, WAITING_SHARE, ROOM_CPU = 0.8, 0.6, 0.75
+#: An interpreter that computes for this share of the time is busy, however few requests are in hand: threads that wait
+#: for it outside are not counted yet. With 280 callers outside, five of eight threads were in use on average.
+COMPUTES = 0.6
 #: A bound that was cut is raised only below this share of the lag that cuts it. In between refusals still take their
 #: time, and a queue grew outside that nothing here shows: a process ended at its full bound.
 CALM_SHARE = 0.4
@@ -277,12 +281,14 @@ class Adaptive(_Steered):
         self._asked += 0.3 * (max(seen.arrived * seen.service, seen.mean) - self._asked)
         self._asked_cpu += 0.3 * (seen.arrived * seen.cpu - self._asked_cpu)
         waits = seen.wait is not None and seen.wait * 1000 > policy.queue_wait_ms
-        stuck = self.late(seen, policy) and seen.mean >= BUSY_SHARE * self.most
-        # threads that wait for the interpreter outside, before anybody counts them, are not in hand
-        stuck = stuck or (self._asked_cpu >= SATURATED and seen.lag * 1000 > policy.lag_ms * WAITING_SHARE)
         outside = self._outside(seen)
         queue = outside is not None and outside >= OUTSIDE_PER_THREAD * self.most
-        full = seen.mean >= (BUSY_SHARE if queue else FULL_SHARE) * self.most
+        stuck = self.late(seen, policy) and (queue or seen.mean >= BUSY_SHARE * self.most)
+        # threads that wait for the interpreter outside, before anybody counts them, are not in hand
+        stuck = stuck or (self._asked_cpu >= SATURATED and seen.lag * 1000 > policy.lag_ms * WAITING_SHARE)
+        computes = self._asked_cpu >= COMPUTES
+        busy = max(seen.mean, self._asked) >= BUSY_SHARE * self.most or computes
+        full = seen.mean >= FULL_SHARE * self.most or (queue and busy)
         if full or waits or stuck:
             # twice as late is twice as clear
             weight = 2 if stuck and seen.lag * 1000 > 2 * policy.lag_ms else 1
@@ -290,7 +296,7 @@ class Adaptive(_Steered):
         else:
             self._too_much_steps = max(self._too_much_steps - 2, 0)
         if self._too_much_steps >= self._needed(seen, certain=waits or stuck or queue):
-            if not self.standing and stuck:
+            if not self.standing and (stuck or computes):
                 self.limit = self.most * FLOOR_SHARE  # the queue grows with every step: no time to find out slowly
             self.standing = True
         elif self._asked < ROOM_SHARE * self.most and self._asked_cpu < ROOM_CPU and not (waits or stuck or queue):

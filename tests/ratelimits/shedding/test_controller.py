@@ -117,6 +117,21 @@ def test_connections_that_callers_merely_keep_are_no_queue() -> None:
     assert after("adaptive", quiet, fewer, (replace(busy, connections=170), 5)).pressed
 
 
+def test_with_callers_outside_and_a_busy_interpreter_few_in_hand_are_an_overload_too() -> None:
+    """Threads that wait for the interpreter before anybody counts them: 280 callers outside, four of eight in hand."""
+    outside = Seen(lag=0.01, mean=4.0, most=7, arrived=70, service=0.05, cpu=0.01, connections=282)
+    assert after("adaptive", (outside, 11)).pressed
+    assert after("adaptive", (outside, 11)).limit == 2  # they compute: fewer at once
+    assert after("adaptive", (replace(outside, connections=20), 100)) == Bound(8, pressed=False)
+    assert after("adaptive", (replace(outside, cpu=0.005), 100)) == Bound(8, pressed=False)
+
+
+def test_with_callers_outside_late_threads_are_believed_however_few_are_in_hand() -> None:
+    late = Seen(lag=0.03, mean=4.0, most=7, arrived=50, service=0.06, cpu=0.01, connections=100)
+    assert after("adaptive", (late, 5)).pressed
+    assert after("adaptive", (replace(late, connections=10), 100)) == Bound(8, pressed=False)
+
+
 def test_a_single_better_moment_does_not_hide_an_overload() -> None:
     assert after("adaptive", (WAITING, 6), (CALM, 1), (WAITING, 2)) == Bound(8, pressed=False)
     assert after("adaptive", (WAITING, 6), (CALM, 1), (WAITING, 3)).pressed
