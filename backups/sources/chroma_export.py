@@ -8,7 +8,6 @@ is added meanwhile is at the end, where a tail pass looks for it afterwards; ids
 
 from __future__ import annotations
 
-import json
 import queue
 import re
 import threading
@@ -16,6 +15,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
+
+import orjson
 
 from backups.errors import CaptureFailed
 from controlplane.kernel.errors import Unavailable
@@ -58,7 +59,7 @@ class Pages:
                 again = self._limit < limit // 2 or (limit < MOST_PAGE_RECORDS and self._limit > limit * 2)
                 if number + 1 < len(bounds) and not again:
                     coming = self._read(*bounds[number + 1])
-                yield list(records_of(json.loads(raw)))
+                yield list(records_of(orjson.loads(raw)))
                 top = offset
                 if again:
                     break

@@ -11,6 +11,8 @@ from operator import mul
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import orjson
+
 from backups.errors import Damaged
 
 from .base import Finding
@@ -189,7 +191,7 @@ def _read_back(chroma: Chroma, one: Loaded, wanted: Mapping[str, Any], label: st
     tally, missing, turned = Tally(), 0, 0
     examples: list[str] = []
     for batch in _batches(folder / one.spool):
-        page = json.loads(chroma.get(one.id, list(batch)))
+        page = orjson.loads(chroma.get(one.id, list(batch)))
         for record in records_of(page):
             vector = batch.pop(record.id)
             tally.add(record.head, record.id, vector)
