@@ -204,10 +204,13 @@ def test_the_thread_reads_by_itself_and_a_forked_process_has_its_own(monkeypatch
         time.sleep(0.01)
     assert watch.traffic().requests >= 30
     first = watch._thread
+    monkeypatch.setattr(minute, "PERIOD_SECONDS", 3600)
+    last = None
+    while last != (last := watch._readings[-1]):
+        time.sleep(0.1)  # until the thread sleeps
     watch.after_fork()
     assert watch.traffic() == NOTHING_SEEN
     assert watch._thread is not first
-    monkeypatch.setattr(minute, "PERIOD_SECONDS", 3600)  # both threads sleep now
 
 
 # --- uptime and watches ----------------------------------------------------------------------

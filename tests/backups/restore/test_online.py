@@ -41,7 +41,11 @@ def test_the_last_move_gives_the_lease_back_so_that_a_worker_that_dies_right_aft
     living: Living, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[leases.Lease] = []
-    monkeypatch.setattr(leases.Lease, "release", calls.append)  # what a killed worker does not come to
+
+    def not_come_to(lease: leases.Lease) -> None:
+        calls.append(lease)
+
+    monkeypatch.setattr(leases.Lease, "release", not_come_to)
     row = living.restore()
     assert [lease.pk for lease in calls if lease.model is RestoreRecord] == [row.pk]
     assert (row.state, row.lease_owner, row.lease_expires_at) == ("done", "", None)
