@@ -126,8 +126,8 @@ def test_a_part_that_goes_on_failing_fails_the_upload_and_leaves_nothing(
 def test_a_part_slower_than_the_patience_is_sent_again(
     proxy: FaultProxy, server: S3Server, bucket: str, straight: S3Storage
 ) -> None:
-    proxy.on("UploadPart", part=2, slow_seconds=4)
-    hasty = Patience(attempts=4, first_wait_seconds=0.01, connect_seconds=1, read_seconds=1)
+    proxy.on("UploadPart", part=2, slow_seconds=6)
+    hasty = Patience(attempts=6, first_wait_seconds=0.01, connect_seconds=5, read_seconds=2)
     upload(server.storage(bucket, url=proxy.url, patience=hasty))
     proxy.assert_all_fired()
     assert digest_of(straight) == hashlib.sha256(BODY).hexdigest()
