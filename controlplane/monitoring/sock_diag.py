@@ -42,12 +42,12 @@ def listening() -> dict[int, int]:
 
 
 def _sockets(states: int) -> Iterator[tuple[bytes, int]]:
-    """Each socket in one of the states: a message, and where in it the socket begins."""
-    for family in (socket.AF_INET, socket.AF_INET6):
-        yield from _dump(family, states)
+    """Each socket in one of the states, IPv4 and IPv6: a message, and where in it the socket begins."""
+    yield from _of_family(socket.AF_INET, states)
+    yield from _of_family(socket.AF_INET6, states)
 
 
-def _dump(family: int, states: int) -> Iterator[tuple[bytes, int]]:
+def _of_family(family: int, states: int) -> Iterator[tuple[bytes, int]]:
     question = _QUESTION.pack(family, socket.IPPROTO_TCP, 0, 0, states)
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_SOCK_DIAG) as netlink:
         netlink.settimeout(ANSWER_SECONDS)

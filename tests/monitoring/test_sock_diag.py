@@ -61,7 +61,7 @@ def test_the_table_of_all_sockets_is_not_read_where_the_kernel_answers(monkeypat
     assert set(read) == {"unix"}
 
 
-def test_a_socket_that_listens_only_later_is_found_with_the_next_question(settings: Any) -> None:
+def test_a_socket_that_listens_only_later_is_found_with_the_next_question() -> None:
     sockets = ServiceSockets()
     sockets._own = lambda: (frozenset(), frozenset())  # type: ignore[method-assign]
     assert sockets.established() == 0

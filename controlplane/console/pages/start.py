@@ -61,7 +61,7 @@ def checklist(*, at_most_seconds_old: float) -> list[dict[str, Any]]:
     """The steps of the setup as the page shows them, from memory where they were looked at so recently."""
     global _steps_seen  # noqa: PLW0603  (one tuple per process, replaced whole)
     at, steps = _steps_seen
-    if clock.monotonic() - at >= at_most_seconds_old or len(steps) != len(setup_steps):
+    if clock.monotonic() - at >= at_most_seconds_old:
         steps = [_step(step) for step in setup_steps]
         _steps_seen = (clock.monotonic(), steps)
     return steps
