@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Mapping
 
-from controlplane.console.pages.board import FRESH_SECONDS, Board
+from controlplane.console.pages.board import FRESH_SECONDS, SHOWN_SECONDS, Board
 from controlplane.kernel import clock
 from controlplane.kernel.registry import Probe, ProbeResult
 
@@ -48,7 +48,7 @@ def test_a_probe_that_hangs_delays_nobody_and_is_asked_once() -> None:
         time.sleep(0.01)
 
 
-def test_answers_are_reused_while_fresh_and_asked_for_again_later(monkeypatch) -> None:
+def test_answers_are_reused_while_fresh_and_asked_for_again_when_old(monkeypatch) -> None:
     now, calls = [1000.0], []
     monkeypatch.setattr(clock, "monotonic", lambda: now[0])
 
@@ -60,9 +60,32 @@ def test_answers_are_reused_while_fresh_and_asked_for_again_later(monkeypatch) -
     board.lines()
     board.lines()
     assert len(calls) == 1
-    now[0] += FRESH_SECONDS + 0.1
+    now[0] += SHOWN_SECONDS
     board.lines()
     assert len(calls) == 2
+
+
+def test_answers_that_are_no_longer_fresh_are_shown_at_once_while_newer_ones_are_fetched(monkeypatch) -> None:
+    now, release, said = [1000.0], threading.Event(), {"a": PASS}
+    release.set()
+    monkeypatch.setattr(clock, "monotonic", lambda: now[0])
+
+    def ask(asked: list[Probe]) -> Mapping[str, ProbeResult]:
+        assert release.wait(60)
+        return dict(said)
+
+    board = Board([probe("a")], ask, patience_seconds=60)
+    board.lines()
+    release.clear()
+    said["a"] = ProbeResult("fail", "gone")
+    now[0] += FRESH_SECONDS
+    assert board.lines()[0].result is PASS  # nobody waited: the asking has not ended
+    release.set()
+    deadline = time.monotonic() + 5
+    while board.lines()[0].result is PASS:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert board.lines()[0].result.summary == "gone"
 
 
 def test_the_last_good_answer_is_remembered_while_a_probe_fails(monkeypatch) -> None:

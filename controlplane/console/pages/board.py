@@ -17,7 +17,9 @@ log = structlog.get_logger(__name__)
 
 #: Answers older than this are asked for again when somebody looks; the page asks every two seconds.
 FRESH_SECONDS = 1.5
-#: How long a request waits for the answers it has just asked for. A healthy probe takes a few milliseconds.
+#: Answers younger than this are shown at once, while newer ones are fetched for whoever asks next.
+SHOWN_SECONDS = 5.0
+#: How long a request waits for answers where it has none, or old ones. A healthy probe takes a few milliseconds.
 PATIENCE_SECONDS = 0.03
 
 #: What comes first: what is broken, then what cannot be known, then what needs a look.
@@ -62,11 +64,11 @@ class Board:
     def lines(self) -> list[Line]:
         """Every registered probe, open problems first.
 
-        Waits for a refresh at most ``patience_seconds`` from its start: whoever comes while a probe hangs
-        does not wait at all.
+        Waits only where the answers are older than ``SHOWN_SECONDS``, and at most ``patience_seconds`` from the
+        refresh's start: whoever comes while a probe hangs does not wait at all.
         """
         done = self._start_if_stale()
-        if done is not None:
+        if done is not None and clock.monotonic() - self._refreshed_at >= SHOWN_SECONDS:
             done.wait(max(0.0, self._started_at + self._patience - clock.monotonic()))
         with self._lock:
             lines = [self._lines.get(probe.name, Line(probe, NOT_ASKED)) for probe in self._source]
