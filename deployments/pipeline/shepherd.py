@@ -142,9 +142,10 @@ class Shepherd:
                         self._signal(process, signal.SIGTERM)
                 elif time.monotonic() >= kill_at:
                     self._signal(process, signal.SIGKILL)
-                    self._kill_descendants()
+                    process.kill()  # it may have left its group
+                    self._kill_descendants(process)
             self._drain(selector, process, _STRAGGLER_SECONDS)
-            self._kill_descendants()
+            self._kill_descendants(process)
             self._drain(selector, process, self.grace)
         with suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
@@ -197,10 +198,14 @@ class Shepherd:
             os.killpg(process.pid, number)
 
     @staticmethod
-    def _kill_descendants() -> None:
-        """SIGKILL everything that came of the command, also what left its session: this process adopts orphans."""
+    def _kill_descendants(command: subprocess.Popen[bytes]) -> None:
+        """SIGKILL everything that came of the command, also what left its session: this process adopts orphans.
+
+        The command itself is left to ``_signal`` and ``poll``: whoever else waited for it took its exit code away.
+        """
         for _round in range(5):
-            met = [child for child in psutil.Process().children(recursive=True) if _runs(child)]
+            descendants = psutil.Process().children(recursive=True)
+            met = [child for child in descendants if child.pid != command.pid and _runs(child)]
             if not met:
                 return
             for child in met:
