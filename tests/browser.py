@@ -18,7 +18,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -34,6 +33,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests import harness
+from tests.ports import find_free_port
 
 ROOT = Path(__file__).resolve().parent.parent
 SIZES = {"desktop": {"width": 1440, "height": 900}, "phone": {"width": 390, "height": 844}}
@@ -223,7 +223,7 @@ def console() -> Iterator[Served]:
         "DJANGO_SETTINGS_MODULE": "controlplane.settings",
         "PYTHONPATH": str(ROOT),
     }
-    port = _free_port()
+    port = find_free_port()
     served = Served(f"http://127.0.0.1:{port}", folder, environment, redis)
     server: subprocess.Popen[bytes] | None = None
     log = (folder / "server.log").open("wb")
@@ -244,12 +244,6 @@ def console() -> Iterator[Served]:
                 _end(process)
         log.close()
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_for(url: str, server: subprocess.Popen[bytes], log: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import redis
 
 from tests import harness, needs
 from tests.docker_engine import docker_engine
+from tests.ports import find_free_port
 
 __all__ = ["docker_engine"]
 
@@ -169,13 +169,7 @@ def redis_server_factory() -> Iterator[Callable[..., PrivateRedis]]:
 @pytest.fixture
 def free_port() -> Callable[[], int]:
     """A TCP port on 127.0.0.1 that nobody listens on."""
-
-    def find() -> int:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            return int(probe.getsockname()[1])
-
-    return find
+    return find_free_port
 
 
 @pytest.fixture(scope="session")

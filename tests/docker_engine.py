@@ -101,13 +101,19 @@ def _root_file_system() -> Path:
 def _bridge() -> Iterator[str]:
     """A bridge of our own: with ``--bridge=none`` the daemon would delete the one of an engine beside it."""
     name = f"zt{os.getpid() % 10**8}"
+    subnet = next(subnet for subnet in (f"172.31.{n}" for n in range(98, 256)) if not _is_taken(f"{subnet}.0/24"))
     subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
     try:
-        subprocess.run(["ip", "addr", "add", "172.31.98.1/24", "dev", name], check=True)
+        subprocess.run(["ip", "addr", "add", f"{subnet}.1/24", "dev", name], check=True)
         subprocess.run(["ip", "link", "set", name, "up"], check=True)
         yield name
     finally:
         subprocess.run(["ip", "link", "delete", name], check=False)
+
+
+def _is_taken(network: str) -> bool:
+    """By an engine beside this one, or by the bridge of a run that was killed."""
+    return bool(subprocess.run(["ip", "route", "show", network], check=True, capture_output=True).stdout)
 
 
 def _wait_for(engine: Engine, process: subprocess.Popen[bytes], log: Path) -> None:

@@ -6,10 +6,10 @@ every worker starts its own); tests that hurt a stack make theirs with ``Stack``
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,15 +23,11 @@ from typing import Any
 
 import pytest
 
+from tests.ports import find_free_port
+
 ROOT = Path(__file__).resolve().parents[1]
 #: The stack's own limits: 60 s from the start of the services, and 45 s for what they deploy.
 READY_SECONDS = 150.0
-
-
-def find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def wait_for(what: Callable[[], Any], seconds: float, why: str) -> Any:
@@ -55,6 +51,17 @@ def http_status(url: str, timeout_seconds: float = 2.0) -> int | None:
         return error.code
     except OSError:
         return None
+
+
+def doctor_at_leisure(
+    ask: Callable[[], subprocess.CompletedProcess[str]],
+) -> subprocess.CompletedProcess[str]:
+    """What the doctor says. He gives each probe a moment: on a busy machine, where one needs longer, ask him again."""
+    for _ in range(5):
+        answer = ask()
+        if "did not answer within" not in answer.stdout:
+            break
+    return answer
 
 
 def processes_of(data_dir: Path) -> list[int]:
@@ -102,6 +109,7 @@ class Stack:
         }
         self._lines: list[str] = []
         self._process: subprocess.Popen[str] | None = None
+        self._collector: threading.Thread | None = None
 
     # --- life --------------------------------------------------------------------------------
 
@@ -111,7 +119,8 @@ class Stack:
             self._command, cwd=ROOT, env=self.environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, encoding="utf-8", errors="replace", start_new_session=True,
         )  # fmt: skip
-        threading.Thread(target=self._collect, args=(self._process, self._lines), daemon=True).start()
+        self._collector = threading.Thread(target=self._collect, args=(self._process, self._lines), daemon=True)
+        self._collector.start()
         return self
 
     @staticmethod
@@ -135,7 +144,8 @@ class Stack:
             code = self.process.wait(seconds)
         except subprocess.TimeoutExpired:
             pytest.fail(f"the stack did not end within {seconds:g} s:\n" + "\n".join(self._lines[-40:]))
-        time.sleep(0.1)  # the collecting thread's last lines
+        assert self._collector is not None
+        self._collector.join(10)  # it has its last lines
         return code
 
     def stop(self) -> None:
@@ -143,12 +153,17 @@ class Stack:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
             try:
-                self._process.wait(15)
+                self._process.wait(60)
             except subprocess.TimeoutExpired:
                 self._process.kill()
-                self._process.wait(5)
-        for pid in processes_of(self.data_dir):
-            os.kill(pid, signal.SIGKILL)
+                self._process.wait(60)
+        deadline = time.monotonic() + 60
+        while left := processes_of(self.data_dir):
+            assert time.monotonic() < deadline, f"they do not end: {left}"
+            for pid in left:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(0.02)
 
     # --- what it shows -----------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from typing import Any
 
 import pytest
@@ -13,8 +14,11 @@ from controlplane.api.api import api
 from controlplane.api.routes.health import score_of
 from controlplane.kernel import clock
 from controlplane.kernel.registry import ProbeResult
+from controlplane.monitoring import pressure
+from controlplane.monitoring.health import document
 from controlplane.monitoring.health.document import State
 from controlplane.monitoring.health.minute import NOTHING_SEEN
+from controlplane.monitoring.pressure import Pressure
 from ratelimits.limiter import get_limiter
 from ratelimits.models import RateLimitProfile
 from ratelimits.policies import publish_now
@@ -79,10 +83,23 @@ def test_guessing_is_limited_by_address_before_a_token_holds(root: User, profile
 # --- health -------------------------------------------------------------------------------------------------------
 
 
-def test_health_is_the_document_with_remedies_and_the_score(program: Program) -> None:
-    response = program.get("/health")
-    assert response.headers["Cache-Control"] == "no-store"
-    answer = response.json()
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the traffic of other tests, nor this machine's memory, nor an earlier answer plays a part."""
+    monkeypatch.setattr(document, "last_minute", lambda: NOTHING_SEEN)
+    monkeypatch.setattr(pressure, "current", lambda: Pressure(10, 100, 10.0, 5, clock.monotonic()))
+    document.forget_answers()
+
+
+def test_health_is_the_document_with_remedies_and_the_score(program: Program, calm: None) -> None:
+    deadline = time.monotonic() + 30
+    while True:
+        response = program.get("/health")
+        assert response.headers["Cache-Control"] == "no-store"
+        answer = response.json()
+        if answer["document"]["services"]["database"] != "unknown" or time.monotonic() > deadline:
+            break  # on a busy machine the database answers too late once
+        time.sleep(0.5)
     assert answer["document"]["services"]["database"] == "pass"
     assert "remedy" in answer["document"]["checks"]["database"][0]
     assert answer["score"] == {"value": 100, "share": 100, "suffices": True, "failed_gates": [], "reasons": []}

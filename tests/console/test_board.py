@@ -28,11 +28,12 @@ def test_open_problems_come_first_and_equal_ones_keep_their_order() -> None:
 
 
 def test_a_probe_that_hangs_delays_nobody_and_is_asked_once() -> None:
-    release, calls = threading.Event(), []
+    entered, release, calls = threading.Event(), threading.Event(), []
 
     def ask(asked: list[Probe]) -> Mapping[str, ProbeResult]:
         calls.append(len(asked))
-        assert release.wait(60)
+        entered.set()
+        assert release.wait(120)
         return {"a": PASS}
 
     board = Board([probe("a")], ask, patience_seconds=0.02)
@@ -40,9 +41,10 @@ def test_a_probe_that_hangs_delays_nobody_and_is_asked_once() -> None:
         (line,) = board.lines()
         assert line.result.summary == "Not asked yet."
         assert line.asked_at is None
+    assert entered.wait(60)
     assert calls == [1]
     release.set()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while board.lines()[0].result is not PASS:
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -136,7 +137,8 @@ class OnStack:
         ]  # fmt: skip
 
     def kill(self, pid: int, number: int = 9) -> None:
-        os.kill(pid, number)
+        with suppress(ProcessLookupError):  # the supervisor ends the rest of a session whose leader died
+            os.kill(pid, number)
 
     def engine_processes(self) -> list[int]:
         """The worker of the queue “engine”, with its pool."""

@@ -148,7 +148,7 @@ source.save()
 plan = BackupPlan(name="night", target=StorageTarget.objects.get(name="local"))
 plan.save()
 plan.sources.set([source])
-at = clock.now() + timedelta(seconds=75)
+at = clock.now() + timedelta(seconds=120)  # that minute begins late enough for a slow beat to hear of it first
 beat.write_schedule(plan, beat.Times(f"{{at.minute}} {{at.hour}} * * *"))
 """
 
@@ -179,7 +179,7 @@ def test_on_the_running_stack_a_killed_scheduled_run_is_repeated_and_told_once(t
             stack.start().wait_ready(180)
             made = stack.manage("shell", "-v", "0", "-c", SET_UP.format(export=export, hook=hook.url))
             assert made.returncode == 0, made.stderr
-            assert begun.wait(180), records("name, state, error")
+            assert begun.wait(420), records("name, state, error")
             [(name, state, scheduled_for)] = records("name, state, scheduled_for")
             assert state == "running"
             assert scheduled_for is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ import psutil
 import pytest
 
 from controlplane.identity.tokens import issue
+from ratelimits.shedding.policy import BUILT_IN
 from tests.docker_engine import IMAGE, INTERPRETER, MOUNTS, Engine
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("docker")]
@@ -102,19 +104,19 @@ def _secret(name: str) -> str:
 
 
 def _wait_for(container: Container) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 150
     while True:
         try:
             if container.statuses("/livez", times=1) == {200}:
                 return
-        except AssertionError:
+        except (AssertionError, subprocess.TimeoutExpired):
             if time.monotonic() > deadline:
                 log = container.engine.docker("logs", container.name, check=False)
                 raise RuntimeError(f"the container does not answer: {log[-3000:]}") from None
         time.sleep(0.3)
 
 
-def _until(container: Container, expected: int, seconds: float = 10) -> None:
+def _until(container: Container, expected: int, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     while container.statuses("/zantara.unified", times=1) != {expected}:
         assert time.monotonic() < deadline, f"no {expected} within {seconds} s"
@@ -136,12 +138,16 @@ def test_a_container_sheds_by_its_own_limit_and_page_cache_alone_does_not(contai
     time.sleep(0.6)  # two samples
     assert container.statuses("/zantara.unified") == {200}
 
-    # memory in use
+    # memory in use: of the container, while the machine has plenty whatever else runs on it
+    deadline = time.monotonic() + 300
+    while psutil.virtual_memory().percent >= 75:
+        assert time.monotonic() < deadline, "the machine itself was to have plenty"
+        time.sleep(1)
     leak_mb = int((0.94 * limit - (usage - cache)) / 2**20)
     (order,) = container.ask("POST", "/_chaos", body={"leak_mb": leak_mb})
     assert order[0] == 200, order
     _until(container, 503)
-    assert psutil.virtual_memory().percent < 75, "the machine itself was to have plenty"
+    assert psutil.virtual_memory().percent < BUILT_IN.memory_limit_percent, "the machine itself is not out of memory"
     for status, headers, body in container.ask("GET", "/zantara.unified", role="CEO", times=5):
         assert (status, headers["retry-after"], headers["content-type"]) == (503, "30", "application/json")
         assert body == (

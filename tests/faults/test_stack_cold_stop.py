@@ -39,7 +39,7 @@ def test_a_busy_worker_gives_its_task_back(redis_server_factory: Callable[..., A
             time.sleep(2)
             assert worker.poll() is None  # a warm stop waits for the task
             worker.send_signal(signal.SIGQUIT)  # what the supervisor sends next
-            assert worker.wait(5) is not None
+            assert worker.wait(60) is not None
             assert client.llen("work") == 1
     finally:
         processes.kill_session(worker.pid)

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,7 +14,9 @@ import redis
 
 from controlplane.embedded import processes
 from controlplane.kernel.redis_urls import LONGEST_SOCKET_PATH, socket_path
+from tests.deployments.on_stack import OnStack
 from tests.stack import ROOT, Stack, http_status, wait_for
+from tests.stopwatch import Stopwatch
 
 pytestmark = [pytest.mark.faults, pytest.mark.xdist_group("stack")]
 
@@ -37,14 +38,40 @@ def make_stack(tmp_path: Path) -> Iterator[MakeStack]:
         stack.stop()
 
 
+def wait_until_gone(stack: Stack) -> None:
+    wait_for(lambda: not stack.processes(), 30, "the end of every process")
+
+
+def wait_until_answered(url: str) -> None:
+    wait_for(lambda: http_status(url) == 200, 60, f"an answer of {url}")
+
+
+def wait_until_idle(stack: Stack) -> None:
+    """The first release serves, the first backup is made, and its proofs are over."""
+    on = OnStack(stack)
+
+    def is_idle() -> bool:
+        counts = on.rows(
+            "SELECT (SELECT count(*) FROM deployments_deployment WHERE state = 'succeeded'), "
+            "(SELECT count(*) FROM backups_backuprecord WHERE state = 'committed'), "
+            "(SELECT count(*) FROM backups_proofrun WHERE finished_at IS NOT NULL), "
+            "(SELECT count(*) FROM backups_proofrun WHERE finished_at IS NULL)"
+        )
+        released, saved, proven, unproven = counts[0]
+        return bool(released and saved and proven) and not unproven
+
+    wait_for(is_idle, 300, "the first release, the first backup and its proofs")
+
+
 def test_sigterm_leaves_no_process_within_ten_seconds(make_stack: MakeStack) -> None:
     stack = make_stack().start().wait_ready()
     assert len(stack.processes()) >= 12  # supervisor, Redis, 2 × granian with 2 workers, 2 × Celery with 2, beat
-    started = time.monotonic()
-    stack.process.send_signal(signal.SIGTERM)
-    assert stack.wait(10) == 0
-    assert time.monotonic() - started < 10
-    assert stack.processes() == []
+    wait_until_idle(stack)  # a worker that is busy may take longer
+    with Stopwatch() as watch:
+        stack.process.send_signal(signal.SIGTERM)
+        assert stack.wait(60) == 0
+        wait_until_gone(stack)
+    assert watch.seconds < 10
     assert stack.children() == {}
     assert http_status(stack.web_url) is None
 
@@ -56,7 +83,7 @@ def test_the_next_run_has_what_the_last_one_held_and_tells_no_password_again(mak
     with redis.Redis.from_url(stack.redis_url) as client:
         client.set("a-count", 41)
     stack.process.send_signal(signal.SIGINT)
-    assert stack.wait(10) == 0
+    assert stack.wait(60) == 0
     for log in (stack.data_dir / "logs").iterdir():
         assert password not in log.read_text(errors="replace"), log.name
     stack.start().wait_ready()
@@ -83,7 +110,7 @@ def test_after_a_sigkill_of_the_supervisor_the_next_run_cleans_up(make_stack: Ma
         for process in members:
             now = processes.find(process.pid)
             assert now is None or now.is_zombie or now.started != process.started
-    assert http_status(f"{stack.web_url}/readyz") == 200
+    wait_until_answered(f"{stack.web_url}/readyz")
 
 
 def test_a_child_that_dies_five_times_in_a_minute_stops_the_stack(make_stack: MakeStack) -> None:
@@ -95,25 +122,25 @@ def test_a_child_that_dies_five_times_in_a_minute_stops_the_stack(make_stack: Ma
         )
         victims.append(pid)
         os.kill(pid, signal.SIGKILL)
-    assert stack.wait(20) == 1
+    assert stack.wait(60) == 1
     assert len(set(victims)) == 5
     last = stack.lines()[-1]
     assert last == f"beat died 5 times in a minute (SIGKILL). See {stack.data_dir}/logs/beat.log."
     assert "The last lines of beat:" in stack.lines()
-    assert stack.processes() == []
+    wait_until_gone(stack)
 
 
 def test_a_second_stack_on_the_same_directory_is_refused_and_the_first_runs_on(make_stack: MakeStack) -> None:
     first = make_stack().start().wait_ready()
     children = first.children()
     second = make_stack().start()
-    assert second.wait(15) == 1
+    assert second.wait(60) == 1
     assert second.lines() == [
         f"Another stack runs on {first.data_dir} (pid {first.process.pid}). "
         "Stop it first, or set ZANTARA_DATA_DIR to another directory."
     ]
     assert first.children() == children
-    assert http_status(f"{first.web_url}/readyz") == 200
+    wait_until_answered(f"{first.web_url}/readyz")
 
 
 @pytest.mark.parametrize("name", ["with a space", "odd %20 #1? é+&=", "long-" + "x" * 120])
@@ -121,7 +148,7 @@ def test_a_data_directory_may_have_any_name(make_stack: MakeStack, name: str) ->
     root = Path(tempfile.mkdtemp(prefix="zt-"))  # short, so that only the long name is too long for a socket
     data_dir = root / name / "var"
     stack = make_stack(data_dir).start().wait_ready()
-    assert http_status(f"{stack.sample_url}/zantara.unified") == 200
+    wait_until_answered(f"{stack.sample_url}/zantara.unified")
     assert (data_dir / "controlplane.sqlite3").is_file()
     socket = socket_path(data_dir)
     assert socket.is_socket()
@@ -129,24 +156,24 @@ def test_a_data_directory_may_have_any_name(make_stack: MakeStack, name: str) ->
     assert len(os.fsencode(socket)) <= LONGEST_SOCKET_PATH
     assert socket.parent.stat().st_mode & 0o777 == 0o700
     stack.process.send_signal(signal.SIGTERM)
-    assert stack.wait(10) == 0
-    assert stack.processes() == []
+    assert stack.wait(60) == 0
+    wait_until_gone(stack)
     shutil.rmtree(root)
 
 
 def test_make_passes_sigterm_on_and_leaves_nothing(make_stack: MakeStack) -> None:
     stack = make_stack(command=MAKE).start().wait_ready()
     stack.process.send_signal(signal.SIGTERM)  # to make alone
-    stack.wait(10)
-    wait_for(lambda: not stack.processes(), 10, "the end of every process")
+    stack.wait(60)
+    wait_until_gone(stack)
     assert any(line.endswith("| stopping") for line in stack.lines())
 
 
 def test_ctrl_c_reaches_the_stack_under_make(make_stack: MakeStack) -> None:
     stack = make_stack(command=MAKE).start().wait_ready()
     os.killpg(stack.process.pid, signal.SIGINT)  # what a terminal does
-    stack.wait(10)
-    assert stack.processes() == []
+    stack.wait(60)
+    wait_until_gone(stack)
     assert any(line.endswith("| stopping") for line in stack.lines())
 
 
@@ -157,4 +184,4 @@ def test_after_a_sigkill_of_make_the_next_make_run_is_ready(make_stack: MakeStac
     stack.process.wait(5)
     stack.start().wait_ready()
     assert not first & set(stack.children().values())
-    assert http_status(f"{stack.web_url}/readyz") == 200
+    wait_until_answered(f"{stack.web_url}/readyz")

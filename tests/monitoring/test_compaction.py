@@ -61,7 +61,7 @@ def test_a_killed_process_is_dead_before_its_parent_has_noticed(tmp_path: Path) 
     try:
         assert total(tmp_path) == 1
         kill(process, reap=False)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while processes.lives(process.pid):
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -129,7 +129,8 @@ def test_a_file_that_broke_off_gives_what_it_has(tmp_path: Path) -> None:
     assert list(tmp_path.glob("*.db")) == []
 
 
-def test_readers_at_once_see_every_count_once(tmp_path: Path) -> None:
+def test_readers_at_once_see_every_count_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compaction, "LOCK_SECONDS", 60)
     for number in range(60):
         count_in(tmp_path, f"{NOBODY + number}-1", 1)
     seen: list[float] = []

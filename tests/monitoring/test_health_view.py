@@ -16,6 +16,7 @@ from django.test import Client
 from controlplane.kernel.registry import Probe, ProbeResult, Registry
 from controlplane.monitoring import pressure
 from controlplane.monitoring.health import document, minute, probes
+from tests.stopwatch import Stopwatch
 
 ROOT = Path(__file__).parents[2]
 ABROAD = "203.0.113.9"
@@ -40,17 +41,24 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> Registry[Probe]:
     return registry
 
 
+@pytest.fixture
+def calm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is held against the service: neither what the tests before did in the last minute, nor a full machine."""
+    monkeypatch.setattr(document, "last_minute", lambda: minute.NOTHING_SEEN)
+    monkeypatch.setattr(pressure, "current", lambda: pressure.Pressure(2**29, 2**30, 50.0, 3, 0.0))
+
+
 def passing() -> ProbeResult:
     return ProbeResult("pass", "fine", observed=1.5, unit="ms")
 
 
 def timed(client: Client, **extra: Any) -> tuple[float, Any]:
-    begun = time.perf_counter()
-    answer = client.get("/health", **extra)
-    return time.perf_counter() - begun, answer
+    with Stopwatch() as watch:
+        answer = client.get("/health", **extra)
+    return watch.seconds, answer
 
 
-def test_health_says_healthy_with_200_to_everybody(client: Client, transactional_db: None) -> None:
+def test_health_says_healthy_with_200_to_everybody(client: Client, transactional_db: None, calm: None) -> None:
     answer = client.get("/health", REMOTE_ADDR=ABROAD)
     assert (answer.status_code, answer["Content-Type"], answer["Cache-Control"]) == (
         200, "application/health+json", "no-store",
@@ -67,7 +75,7 @@ def test_health_says_healthy_with_200_to_everybody(client: Client, transactional
 
 
 def test_health_is_read_only_and_asks_nothing_of_the_database_itself(
-    client: Client, registered: Registry[Probe], django_assert_num_queries: Any, db: None
+    client: Client, registered: Registry[Probe], django_assert_num_queries: Any, db: None, calm: None
 ) -> None:
     assert client.post("/health").status_code == 405
     with django_assert_num_queries(0):
@@ -76,7 +84,7 @@ def test_health_is_read_only_and_asks_nothing_of_the_database_itself(
 
 @pytest.mark.parametrize(("percent", "connections", "status"), [(89.9, 999, 200), (90.0, 0, 503), (10.0, 1000, 503)])
 def test_pressure_makes_it_503(
-    client: Client, registered: Registry[Probe], monkeypatch: pytest.MonkeyPatch,
+    client: Client, registered: Registry[Probe], monkeypatch: pytest.MonkeyPatch, calm: None,
     percent: float, connections: int, status: int,
 ) -> None:  # fmt: skip
     seen = pressure.Pressure(900, 1000, percent, connections, 0.0)
@@ -94,7 +102,7 @@ def test_slow_answers_of_the_last_minute_make_it_503(
 
 
 def test_a_critical_component_that_is_down_makes_it_503_and_no_secret_is_told(
-    client: Client, registered: Registry[Probe]
+    client: Client, registered: Registry[Probe], calm: None
 ) -> None:
     def broken() -> ProbeResult:
         raise ConnectionError("postgres://zt:hunter2@db:5432/zt is away")
@@ -110,8 +118,12 @@ def test_a_critical_component_that_is_down_makes_it_503_and_no_secret_is_told(
     assert b"hunter2" not in answer.content
 
 
-def test_a_component_that_is_not_critical_leaves_it_healthy(client: Client, registered: Registry[Probe]) -> None:
-    registered.add("nice", Probe("nice", "nice", lambda: ProbeResult("fail", "away", remedy="Start it.")))
+def test_a_component_that_is_not_critical_leaves_it_healthy(
+    client: Client, registered: Registry[Probe], monkeypatch: pytest.MonkeyPatch, calm: None
+) -> None:
+    monkeypatch.setattr(document, "BRIEF_WAIT_SECONDS", 30)
+    failing = Probe("nice", "nice", lambda: ProbeResult("fail", "away", remedy="Start it."), timeout_seconds=30)
+    registered.add("nice", failing)
     answer = client.get("/health")
     assert (answer.status_code, answer.json()["status"], answer.json()["services"]) == (200, "warn", {"nice": "fail"})
 
@@ -128,10 +140,13 @@ def test_a_component_that_is_not_critical_leaves_it_healthy(client: Client, regi
     ],
 )
 def test_remedies_are_for_this_machine_and_allowed_networks(
-    client: Client, registered: Registry[Probe], settings: Any, extra: dict, networks: list[str], insider: bool
-) -> None:
+    client: Client, registered: Registry[Probe], settings: Any, monkeypatch: pytest.MonkeyPatch,
+    extra: dict, networks: list[str], insider: bool,
+) -> None:  # fmt: skip
     settings.ZANTARA_METRICS_NETWORKS = networks
-    registered.add("nice", Probe("nice", "nice", lambda: ProbeResult("warn", "late", remedy="See to it.")))
+    monkeypatch.setattr(document, "BRIEF_WAIT_SECONDS", 30)
+    late = Probe("nice", "nice", lambda: ProbeResult("warn", "late", remedy="See to it."), timeout_seconds=30)
+    registered.add("nice", late)
     content = client.get("/health", **extra).content.decode()
     assert ("See to it." in content) == insider
 
@@ -141,7 +156,7 @@ def test_remedies_are_for_this_machine_and_allowed_networks(
 
 @pytest.mark.faults
 def test_a_redis_that_hangs_costs_health_nothing_after_the_first_answer(
-    client: Client, transactional_db: None, settings: Any, redis_server_factory: Callable[..., Any]
+    client: Client, transactional_db: None, settings: Any, redis_server_factory: Callable[..., Any], calm: None
 ) -> None:
     server = redis_server_factory()
     settings.ZANTARA_REDIS_URL = server.url
@@ -149,15 +164,15 @@ def test_a_redis_that_hangs_costs_health_nothing_after_the_first_answer(
     first, answer = timed(client)
     assert first < 1.0
     assert answer.json()["healthy"] is True  # Redis is not critical here
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while answer.json()["services"]["redis"] != "fail" and time.monotonic() < deadline:
         time.sleep(0.1)
         answer = client.get("/health")
     assert answer.json()["services"]["redis"] == "fail"  # the fault has fired
-    slow = [taken for taken, _ in (timed(client) for _ in range(40)) if taken >= 0.05]
-    assert len(slow) <= 2
+    times = [timed(client)[0] for _ in range(40)]
+    assert sorted(times)[30] < 0.05
     server.thaw()
-    while answer.json()["services"]["redis"] != "pass" and time.monotonic() < deadline + 5:
+    while answer.json()["services"]["redis"] != "pass" and time.monotonic() < deadline + 60:
         time.sleep(0.1)
         answer = client.get("/health")
     assert answer.json()["services"]["redis"] == "pass"
@@ -175,16 +190,24 @@ def test_a_critical_component_that_hangs_is_waited_for_once_and_then_is_down(
         return ProbeResult("pass", "at last")
 
     registered.add("db", Probe("db", "db", hang, critical=True, timeout_seconds=0.3))
+    begun = time.monotonic()
     first, answer = timed(client)
+    assert time.monotonic() - begun > 0.25
+    assert first < 2
     assert (answer.status_code, answer.json()["services"]["db"]) == (503, "unknown")
-    assert 0.25 < first < 2
     times = [timed(client)[0] for _ in range(30)]
     over.set()
     assert sorted(times)[15] < 0.25, "no answer waits for it again"
     assert asked == [True]
 
 
-def test_many_who_ask_at_once_ask_each_component_once(registered: Registry[Probe]) -> None:
+def test_many_who_ask_at_once_ask_each_component_once(
+    registered: Registry[Probe], monkeypatch: pytest.MonkeyPatch, calm: None
+) -> None:
+    monkeypatch.setattr(document._critical, "_fresh_seconds", 60)
+    monkeypatch.setattr(document._others, "_fresh_seconds", 60)
+    monkeypatch.setattr(document, "CRITICAL_WAIT_SECONDS", 60)
+    monkeypatch.setattr(probes, "READINESS_CACHE_SECONDS", 60)
     asked = []
 
     def slow() -> ProbeResult:
@@ -192,13 +215,13 @@ def test_many_who_ask_at_once_ask_each_component_once(registered: Registry[Probe
         time.sleep(0.1)
         return passing()
 
-    registered.add("db", Probe("db", "db", slow, critical=True))
+    registered.add("db", Probe("db", "db", slow, critical=True, timeout_seconds=30))
     statuses: list[int] = []
     threads = [threading.Thread(target=lambda: statuses.append(Client().get("/health").status_code)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert statuses == [200] * 8
     assert asked == [True]
 

@@ -39,7 +39,7 @@ def test_all_living_processes_count_and_a_killed_one_is_forgotten_at_once(tmp_pa
     try:
         assert mine.total() == 7
         kill(others[0], reap=False)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
         while mine.total() != 4:
             assert time.monotonic() < deadline
             time.sleep(0.01)
@@ -103,7 +103,7 @@ def test_a_second_process_gets_a_slot_while_the_first_lives_on(tmp_path: Path) -
         assert first.stdout is not None
         assert first.stdout.readline() == "1\n"
         second = subprocess.run(
-            [sys.executable, "-c", code, tmp_path], input="", capture_output=True, text=True, timeout=20, check=True
+            [sys.executable, "-c", code, tmp_path], input="", capture_output=True, text=True, timeout=60, check=True
         )
         assert second.stdout == "2\n"
     finally:

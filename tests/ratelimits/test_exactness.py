@@ -127,10 +127,15 @@ def test_no_window_holds_more_than_the_limit_in_real_time_and_waiting_as_told_is
 ) -> None:
     put(redis_client, 1, policy(limit, seconds))
     limiter = Limiter(config(redis_url))
-    lock, begun_and_ended, sources, until = threading.Lock(), [], set(), time.monotonic() + seconds * 2.2
+    lock, begun_and_ended, sources, start = threading.Lock(), [], set(), time.monotonic()
+
+    def goes_on() -> bool:
+        """Until the window has moved on, for which a machine that stands still needs longer."""
+        passed = time.monotonic() - start
+        return passed < seconds * 2.2 or (len(begun_and_ended) <= limit and passed < 60)
 
     def call(pause: float) -> None:
-        while time.monotonic() < until:
+        while goes_on():
             began = time.monotonic()
             decision = limiter.decide(ANYBODY)
             ended = time.monotonic()

@@ -18,6 +18,21 @@ from ratelimits.window import SLOTS, Ring, bucket_width, look
 from tests.ratelimits.limiting import ANYBODY, config, counted, counters, policy, put
 
 EPOCH = 1_780_000_000_000_000
+OWN_DATABASE = 9  # nobody else asks it: threads and services that earlier tests left running use the usual one
+
+
+@pytest.fixture
+def own_url(redis_url: str) -> str:
+    assert "db=0" in redis_url
+    return redis_url.replace("db=0", f"db={OWN_DATABASE}")
+
+
+@pytest.fixture
+def own(own_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(own_url) as client:
+        client.flushdb()
+        yield client
+        client.flushdb()
 
 
 def with_time_from_outside(text: str) -> str:
@@ -181,14 +196,12 @@ def test_a_shadow_beside_an_unlimited_subject_counts_and_denies_nothing(
     assert redis_client.exists(keys.usage(2)) == 1
 
 
-def test_an_unlimited_subject_is_counted_nowhere_and_still_learns_of_an_edit(
-    redis_url: str, redis_client: redis.Redis
-) -> None:
-    put(redis_client, 1, policy(None, 900))
-    limiter = Limiter(config(redis_url))
+def test_an_unlimited_subject_is_counted_nowhere_and_still_learns_of_an_edit(own: redis.Redis, own_url: str) -> None:
+    put(own, 1, policy(None, 900))
+    limiter = Limiter(config(own_url))
     assert limiter.decide(ANYBODY).source == "none"
-    assert redis_client.keys() == [keys.POLICY_SET.encode()]
-    put(redis_client, 2, policy(1, 900))
+    assert own.keys() == [keys.POLICY_SET.encode()]
+    put(own, 2, policy(1, 900))
     assert [limiter.decide(ANYBODY).allowed for _ in range(2)] == [True, False]
 
 
@@ -211,51 +224,54 @@ def test_a_full_counter_takes_less_than_a_kilobyte(redis_client: redis.Redis, re
     assert used < 1024
 
 
-def test_every_key_but_the_set_has_a_lifetime_that_outlasts_its_window(
-    redis_url: str, redis_client: redis.Redis
-) -> None:
-    put(
-        redis_client,
-        1,
-        policy(50, 900, burst_requests=5, burst_window_seconds=10),
-        policy(2, 3600, id=2, enforced=False),
-    )
-    limiter = Limiter(config(redis_url))
+def milliseconds(client: redis.Redis) -> float:
+    """The server's own clock."""
+    seconds, microseconds = client.time()
+    return seconds * 1000 + microseconds / 1000
+
+
+def test_every_key_but_the_set_has_a_lifetime_that_outlasts_its_window(own: redis.Redis, own_url: str) -> None:
+    put(own, 1, policy(50, 900, burst_requests=5, burst_window_seconds=10), policy(2, 3600, id=2, enforced=False))
+    limiter = Limiter(config(own_url))
+    begun = milliseconds(own)
     for number in range(12):
         limiter.decide(replace(ANYBODY, address=f"192.0.2.{number % 3}"))
-    for name in redis_client.scan_iter():
-        left = redis_client.pttl(name)
+    ended = milliseconds(own)
+    for name in own.scan_iter():
+        gone_at = own.pexpiretime(name)
         if name == keys.POLICY_SET.encode():
-            assert left == -1
+            assert gone_at == -1
             continue
         policy_id, burst = name.split(b":")[2], name.split(b":")[3:4] == [b"1"] and name.split(b":")[1] == b"c"
         window = 10_000 if burst else {b"1": 900_000, b"2": 3_600_000}[policy_id]
-        assert window < left <= window * 1.3
+        assert begun + window < gone_at <= ended + window * 1.3
 
 
 def test_a_counter_is_gone_soon_after_its_window(redis_url: str, redis_client: redis.Redis) -> None:
-    put(redis_client, 1, policy(5, 1))
+    put(redis_client, 1, policy(5, 7))
     limiter = Limiter(config(redis_url))
+    begun = milliseconds(redis_client)
     assert counted(limiter, 5) == 5
+    ended = milliseconds(redis_client)
     (name,) = redis_client.keys(f"{keys.TAG}:c:*")
-    assert 1000 <= redis_client.pttl(name) <= 1000 + 3 * 17
+    assert begun + 7000 <= redis_client.pexpiretime(name) <= ended + 7000 + 3 * 117
 
 
-def test_no_key_and_no_value_names_a_person(redis_url: str, redis_client: redis.Redis) -> None:
-    put(redis_client, 1, *(policy(50, 900, id=n, key=k) for n, k in enumerate(("ip:user", "user", "ip", "user|ip"), 1)))
-    limiter = Limiter(config(redis_url))
+def test_no_key_and_no_value_names_a_person(own: redis.Redis, own_url: str) -> None:
+    put(own, 1, *(policy(50, 900, id=n, key=k) for n, k in enumerate(("ip:user", "user", "ip", "user|ip"), 1)))
+    limiter = Limiter(config(own_url))
     for policy_id in (1, 2, 3, 4):
         put(
-            redis_client,
+            own,
             policy_id + 1,
             policy(50, 900, id=policy_id, key=("ip:user", "user", "ip", "user|ip")[policy_id - 1]),
         )
         limiter.decide(Asker("default", "alice@example.org", "198.51.100.77", "/secret/path"))
         limiter.decide(Asker("default", "", "2001:db8:77::/64", "/secret/path"))
     everything = b""
-    for name in redis_client.scan_iter():
-        kind = redis_client.type(name)
-        content = repr(redis_client.hgetall(name)) if kind == b"hash" else repr(redis_client.get(name))
+    for name in own.scan_iter():
+        kind = own.type(name)
+        content = repr(own.hgetall(name)) if kind == b"hash" else repr(own.get(name))
         everything += name + b" " + content.encode() + b"\n"
     assert everything.count(b":c:") == 8
     for trace in (b"alice", b"example.org", b"198.51", b"2001:db8", b"secret"):
@@ -263,23 +279,6 @@ def test_no_key_and_no_value_names_a_person(redis_url: str, redis_client: redis.
 
 
 # --- round trips ---------------------------------------------------------------------------------
-
-
-OWN_DATABASE = 9  # nobody else asks it: threads that earlier tests of this process left use the usual one
-
-
-@pytest.fixture
-def own_url(redis_url: str) -> str:
-    assert "db=0" in redis_url
-    return redis_url.replace("db=0", f"db={OWN_DATABASE}")
-
-
-@pytest.fixture
-def own(own_url: str) -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(own_url) as client:
-        client.flushdb()
-        yield client
-        client.flushdb()
 
 
 def told(client: redis.Redis, act: Callable[[], object]) -> dict[str, list[str]]:

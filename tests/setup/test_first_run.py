@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.setup.conftest import ROOT, Manage, password_in
+from tests.stack import doctor_at_leisure
 
 
 def test_from_nothing_to_healthy_and_again_without_a_change(
@@ -19,7 +20,7 @@ def test_from_nothing_to_healthy_and_again_without_a_change(
     redis = redis_server_factory()
     environment["ZANTARA_REDIS_URL"] = redis.url
 
-    before = manage("doctor")
+    before = doctor_at_leisure(lambda: manage("doctor"))
     assert before.returncode == 1
     assert "✗ FAIL database: there is no database yet → Run `manage.py bootstrap`." in before.stdout
     assert "Traceback" not in before.stdout + before.stderr
@@ -41,7 +42,7 @@ def test_from_nothing_to_healthy_and_again_without_a_change(
     assert "password" not in again.stdout
     assert [line[0] for line in again.stdout.splitlines()] == ["="] * 8
 
-    after = manage("doctor", "--json")
+    after = doctor_at_leisure(lambda: manage("doctor", "--json"))
     diagnosis = json.loads(after.stdout)
     assert (after.returncode, [f for f in diagnosis["findings"] if f["status"] == "fail"]) == (0, [])
     found = {finding["name"]: finding for finding in diagnosis["findings"]}
@@ -51,7 +52,7 @@ def test_from_nothing_to_healthy_and_again_without_a_change(
 
     (data / "secrets" / "jwt_secret").chmod(0o644)
     redis.kill()
-    ill = manage("doctor")
+    ill = doctor_at_leisure(lambda: manage("doctor"))
     assert ill.returncode == 1
     assert "✗ FAIL zantara.E002: " in ill.stdout
     assert f"`chmod 600 {data}/secrets/jwt_secret`" in ill.stdout
@@ -117,7 +118,7 @@ def test_a_database_server_that_is_away_is_one_sentence_with_a_remedy(manage: Ma
     assert result.stderr == (
         "The database does not answer (OperationalError). Start the database server, or correct ZANTARA_DATABASE_URL.\n"
     )
-    ill = manage("doctor", ZANTARA_DATABASE_URL=url)
+    ill = doctor_at_leisure(lambda: manage("doctor", ZANTARA_DATABASE_URL=url))
     assert ill.returncode == 1
     assert "✗ FAIL database: the database does not answer (OperationalError) → Start the database server" in ill.stdout
     assert "hunter2" not in result.stderr + ill.stdout + ill.stderr

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests import needs
-from tests.zantara.ports import free_tcp_port
+from tests.ports import find_free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 TECH_LEAD = "AI Bridge/Tech Lead"
@@ -77,7 +77,7 @@ def wait_for(url: str, process: subprocess.Popen[bytes], log: Path, seconds: flo
 
 @contextlib.contextmanager
 def serving(folder: Path, *, workers: int = 2, name: str = "service", **environment: str) -> Iterator[Running]:
-    port, log = free_tcp_port(), folder / f"{name}.log"
+    port, log = find_free_port(), folder / f"{name}.log"
     command = [
         sys.executable, "-m", "granian", "--interface", "wsgi", "--host", "127.0.0.1", "--port", str(port),
         "--workers", str(workers), "--blocking-threads", "8", "--respawn-failed-workers",
@@ -108,7 +108,7 @@ def chroma(folder: Path) -> Iterator[Running]:
     program = Path(sys.executable).with_name("chroma")
     if not program.exists():
         needs.leave_out("chroma is not installed (the extra “embedded”)")
-    port, log = free_tcp_port(), folder / "chroma.log"
+    port, log = find_free_port(), folder / "chroma.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
             [program, "run", "--path", folder / "chroma", "--host", "127.0.0.1", "--port", str(port)],

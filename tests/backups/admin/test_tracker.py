@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
@@ -83,10 +84,10 @@ def test_days_on_which_clocks_change_are_expected_once_each() -> None:
 
 def test_a_plan_that_runs_each_minute_is_looked_at_by_day() -> None:
     days, made = days_until(DAY), datetime(2026, 1, 1, tzinfo=UTC)
-    begun = datetime.now(UTC)
+    begun = time.process_time()
     found = expected_days(parse("* * * * *"), UTC, days, made, datetime(2026, 11, 23, 12, tzinfo=UTC))
     assert found == set(days)
-    assert (datetime.now(UTC) - begun).total_seconds() < 1
+    assert time.process_time() - begun < 1
 
 
 def test_a_weekly_plan_misses_only_its_weekday() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -61,7 +62,7 @@ def test_a_producer_that_hangs_is_killed_with_its_whole_group(tmp_path: Path) ->
     began = time.monotonic()
     record = factories.run_now(plan)
     state, error = ended(record)
-    assert (state, time.monotonic() - began < 20) == ("failed", True)
+    assert (state, time.monotonic() - began < 60) == ("failed", True)
     assert "sent nothing for" in error
     members = [int(pid) for pid in pids.read_text().split()]
     assert len(members) == 2, "the producer and its child, both of which hang"
@@ -135,9 +136,18 @@ def test_a_run_is_cancelled_while_a_source_is_being_opened(tmp_path: Path, monke
 def test_the_time_that_opening_took_is_not_held_against_the_stream(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(toys.ToyCapture, "__enter__", lambda self: time.sleep(1.5) or self)
-    plan = toy_plan(tmp_path, {"chunks": 2})
-    BackupPlan.objects.filter(pk=plan.pk).update(stall_seconds=1)
+    later = 0
+
+    def enter(self: toys.ToyCapture) -> toys.ToyCapture:
+        nonlocal later
+        later = 100
+        return self
+
+    its_clock = SimpleNamespace(now=clock.now, monotonic=lambda: clock.monotonic() + later)
+    monkeypatch.setattr(progress, "clock", its_clock)
+    monkeypatch.setattr(toys.ToyCapture, "__enter__", enter)
+    plan = toy_plan(tmp_path, {"chunks": 2, "pause": 0.3})
+    BackupPlan.objects.filter(pk=plan.pk).update(stall_seconds=60)
     assert factories.run_now(plan).state == "committed"
 
 

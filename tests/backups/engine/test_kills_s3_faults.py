@@ -6,6 +6,7 @@ import os
 import secrets
 import signal
 import time
+from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from backups.storage import open_target
 from controlplane.kernel import clock
 from tests.backups import factories
 from tests.backups.engine import seeing
+from tests.backups.servers.faults import FaultProxy, fault_proxy
 from tests.backups.servers.s3 import S3Server
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
@@ -27,26 +29,40 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.faults]
 CONTENTS = {"random": secrets.token_bytes(96 * 2**20)}
 
 
-@pytest.fixture
-def plan(tmp_path: Path, rclone_server: S3Server) -> BackupPlan:
+def plan_on(server: S3Server, tmp_path: Path, *, url: str = "") -> BackupPlan:
     keys.ensure_keys()
-    fields = rclone_server.target_fields(rclone_server.make_bucket())
+    fields = server.target_fields(server.make_bucket(), url=url)
     target = StorageTarget.objects.create(name=f"bucket-{factories.short()}", **fields)
     return factories.plan_of(target, [factories.files_source(tmp_path / "source", contents=CONTENTS)])
 
 
-def test_an_upload_that_a_killed_worker_left_open_is_aborted(plan: BackupPlan) -> None:
+@pytest.fixture
+def plan(tmp_path: Path, rclone_server: S3Server) -> BackupPlan:
+    return plan_on(rclone_server, tmp_path)
+
+
+@pytest.fixture
+def proxy(rclone_server: S3Server) -> Iterator[FaultProxy]:
+    with fault_proxy(rclone_server.url) as made:
+        yield made
+
+
+def test_an_upload_that_a_killed_worker_left_open_is_aborted(
+    rclone_server: S3Server, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    plan = plan_on(rclone_server, tmp_path, url=proxy.url)
+    hanging = proxy.on("UploadPart", part=3, slow_seconds=60)
     storage = open_target(plan.target)
     record = request_backup(plan, trigger="manual")
     assert record is not None
     with seeing.worker("run", record.pk) as process:
-        deadline = time.monotonic() + 60
-        while not list(storage.uploads("sets/")):
+        deadline = time.monotonic() + 120
+        while not (hanging.fired and list(storage.uploads("sets/"))):
             assert time.monotonic() < deadline
             assert process.poll() is None, "it was through before it could be killed"
-            time.sleep(0.005)
+            time.sleep(0.02)
         os.kill(process.pid, signal.SIGKILL)
-        process.wait(10)
+        process.wait(60)
     assert list(storage.uploads("sets/")) != []
     assert seeing.half_visible(plan.target) == []
 

@@ -42,6 +42,8 @@ class ToyCapture(Capture):
                 time.sleep(0.02)
             if self._interrupted:
                 raise CaptureFailed("The toy was interrupted while it was opened.")
+        if "hang" in self._settings:
+            self._start_to_hang(Path(self._settings["hang"]))
         if "say" in self._settings:
             raise CaptureFailed(self._settings["say"])
         return self
@@ -57,7 +59,7 @@ class ToyCapture(Capture):
         if "mark" in self._settings:
             Path(self._settings["mark"]).touch()
         if "hang" in self._settings:
-            yield from self._hang(self._settings["hang"])
+            yield from self._said()
             return
         for number in range(self._settings.get("chunks", 1)):
             time.sleep(self._settings.get("pause", 0))
@@ -65,10 +67,20 @@ class ToyCapture(Capture):
         if self._settings.get("bug"):
             raise ZeroDivisionError("a defect")
 
-    def _hang(self, pids: str) -> Iterator[bytes]:
+    def _start_to_hang(self, pids: Path) -> None:
+        """Until it has written both process ids: how long a program takes to start is no part of what it is for."""
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _HANG, pids], stdout=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-c", _HANG, str(pids)], stdout=subprocess.PIPE, start_new_session=True
         )
+        began = time.monotonic()
+        while not (pids.exists() and len(pids.read_text().split()) == 2):
+            if self._interrupted or time.monotonic() - began > 60:
+                self.__exit__()
+                raise CaptureFailed("The toy's program did not come so far.")
+            time.sleep(0.02)
+
+    def _said(self) -> Iterator[bytes]:
+        assert self._process is not None
         assert self._process.stdout is not None
         while data := self._process.stdout.read1(CHUNK):
             yield data

@@ -71,18 +71,18 @@ def test_a_command_that_hangs_is_killed_with_all_that_it_started(tmp_path: Path)
         f"pathlib.Path({str(started)!r}).write_text(f'{{os.getpid()}} {{child.pid}}')\n"
         "time.sleep(600)"
     )
-    control = toy(tmp_path / "toy", start_argv=(sys.executable, "-c", code), timeout_seconds=1.5)
+    control = toy(tmp_path / "toy", start_argv=(sys.executable, "-c", code), timeout_seconds=6)
     begun = time.monotonic()
     with pytest.raises(Unavailable, match="did not end in time and was killed"):
         control.start()
-    assert time.monotonic() - begun < 8
+    assert time.monotonic() - begun < 30
     pids = [int(pid) for pid in started.read_text().split()]
     assert len(pids) == 2
     wait_for(lambda: all((found := processes.find(pid)) is None or found.is_zombie for pid in pids), 5, "their end")
 
 
 def test_a_service_that_does_not_do_what_its_command_promised_is_told_of(tmp_path: Path) -> None:
-    control = toy(tmp_path / "toy", start_argv=("/bin/true",), timeout_seconds=0.5)
+    control = toy(tmp_path / "toy", start_argv=("/bin/true",), timeout_seconds=3)
     with pytest.raises(Unavailable, match="Toy did not start"):
         control.start()
     with pytest.raises(Unavailable, match="cannot be run"):

@@ -1,4 +1,5 @@
-"""A worker of its own process: ``python -m tests.backups.restore.worker PK``. The environment says where it dies."""
+"""A worker of its own process: ``python -m tests.backups.restore.worker PK PATIENCE``; the environment says where it
+dies."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ def main() -> None:
     from controlplane.kernel import clock
 
     health._PAUSE_SECONDS = 0.05
-    ended = run_restore(int(sys.argv[1]), owner=f"worker-{os.getpid()}", now=clock.now(), patience_seconds=0.3)
+    pk, patience_seconds = int(sys.argv[1]), float(sys.argv[2])
+    ended = run_restore(pk, owner=f"worker-{os.getpid()}", now=clock.now(), patience_seconds=patience_seconds)
     sys.stdout.write(ended.state if ended is not None else "taken")
 
 

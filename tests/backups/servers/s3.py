@@ -21,6 +21,7 @@ from backups.storage.connection import Connection
 from backups.storage.s3 import S3Storage
 from backups.storage.s3_calls import Patience
 from tests import needs
+from tests.ports import find_free_port
 
 ACCESS_KEY, SECRET_KEY = "AKIAZANTARATEST", "hunter2hunter2hunter2"
 #: Enough for a fault or two, and no test waits for a server that stays away.
@@ -71,12 +72,6 @@ class S3Server:
         }
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + 60
     while True:
@@ -107,7 +102,7 @@ def _program(name: str, package: str) -> str:
 @pytest.fixture(scope="session")
 def rclone_server() -> Iterator[S3Server]:
     """`rclone serve s3` on a temporary folder."""
-    program, port = _program("rclone", "rclone"), free_port()
+    program, port = _program("rclone", "rclone"), find_free_port()
     folder = Path(tempfile.mkdtemp(prefix="zt-rclone-"))
     try:
         with _served(
@@ -123,6 +118,6 @@ def rclone_server() -> Iterator[S3Server]:
 @pytest.fixture(scope="session")
 def moto_server() -> Iterator[S3Server]:
     """Moto's server; it checks no signature."""
-    program, port = _program("moto_server", "moto[server], by pip"), free_port()
+    program, port = _program("moto_server", "moto[server], by pip"), find_free_port()
     with _served("moto", program, "-H", "127.0.0.1", "-p", str(port), port=port, folder=None) as server:
         yield server

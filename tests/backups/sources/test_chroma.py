@@ -24,6 +24,7 @@ from backups.sources.chroma_load import close
 from backups.sources.ndjson import lines
 from controlplane.kernel.errors import Refused, Unavailable
 from tests.backups.servers.chroma import contents, drop, encoded, make, put, source_of
+from tests.stack import wait_for
 
 from .taking import pieces, said, taken
 
@@ -86,8 +87,10 @@ def test_nothing_that_lasts_is_lost_while_others_delete_and_add(
     went: set[str] = set()
     came: set[str] = set()
     began = threading.Event()
+    rounds = 0
 
     def write() -> None:
+        nonlocal rounds
         began.wait(30)
         for number in range(20):
             early = ids[number * 70 : number * 70 + 60]  # below what is read: every one moves all offsets
@@ -96,6 +99,7 @@ def test_nothing_that_lasts_is_lost_while_others_delete_and_add(
             again = early[:10]
             put(chroma_server, collection, [*again, f"new{number}"])
             came.update([*again, f"new{number}"])
+            rounds += 1
 
     writer = threading.Thread(target=write)
     writer.start()
@@ -107,6 +111,7 @@ def test_nothing_that_lasts_is_lost_while_others_delete_and_add(
         pages += 1
         began.set()
         threading.Event().wait(0.03)  # let the writer through between two pages
+        wait_for(lambda: rounds >= min(pages // 4, 20) or not writer.is_alive(), 30, "a round for each four pages")
         return original(self, *args, **options)
 
     monkeypatch.setattr(Chroma, "page", page)

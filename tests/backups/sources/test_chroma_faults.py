@@ -54,7 +54,8 @@ def test_a_frozen_server_does_not_hold_up_an_interruption(own_server: tuple[Serv
             chunks = capture.chunks()
             next(chunks)
             os.kill(pid, signal.SIGSTOP)
-            threading.Timer(0.5, capture.interrupt).start()
+            interruption = threading.Timer(0.5, capture.interrupt)
+            interruption.start()
             began = time.monotonic()
             with pytest.raises(CaptureFailed, match="stopped before its end"):
                 for _ in chunks:
@@ -62,6 +63,7 @@ def test_a_frozen_server_does_not_hold_up_an_interruption(own_server: tuple[Serv
         assert 0.3 < time.monotonic() - began < 5
     finally:
         os.kill(pid, signal.SIGCONT)
+    interruption.join()
     assert threading.active_count() <= threads
 
 

@@ -18,6 +18,7 @@ from backups.sources.pg_connect import Address, Programs, installed
 from backups.sources.scratch.postgres import scratch_postgres
 from controlplane.kernel import clock
 from tests.backups.servers.postgres import fill, run, source_of
+from tests.stopwatch import Stopwatch
 
 from .taking import drained
 
@@ -71,7 +72,10 @@ def test_a_dump_that_fails_or_says_nothing_is_no_capture(
     lying(script)
     with PostgresCapture(live, at_once=at_once) as capture, pytest.raises(CaptureFailed, match=why):
         drained(capture)
-    assert run(live, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'zantara-backup'") == [(1,)]
+    deadline = time.monotonic() + 30  # a backend that was closed takes a moment to end
+    while run(live, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'zantara-backup'") != [(1,)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_a_dump_that_hangs_is_ended_with_its_whole_group(live: Address, lying: Lying) -> None:
@@ -92,12 +96,24 @@ def test_a_dump_that_hangs_is_ended_with_its_whole_group(live: Address, lying: L
     assert alive == []
 
 
-def test_counting_that_takes_too_long_is_cancelled(live: Address) -> None:
+def test_counting_that_takes_too_long_is_cancelled(live: Address, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pg_capture, "_CANCEL_SECONDS", 30.0)
     run(live, "CREATE TABLE long AS SELECT n, n * 1.5 AS a, now() AS b FROM generate_series(1, 1500000) n")
-    with PostgresCapture(live, at_once=False) as capture:
+    counted = """SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE '%ONLY "public"."long"%'
+        AND datname = current_database() AND pid <> pg_backend_pid()"""
+    with live.connect() as beside, PostgresCapture(live, at_once=False) as capture:
+
+        def interrupt() -> None:
+            deadline = time.monotonic() + 60
+            while capture._at_table != "public.long" or beside.execute(counted).fetchone() == (0,):
+                if time.monotonic() > deadline:
+                    return
+                time.sleep(0.005)
+            capture.interrupt()
+
         for _ in capture.chunks():
             pass
-        threading.Timer(0.1, capture.interrupt).start()
+        threading.Thread(target=interrupt).start()
         with pytest.raises(CaptureFailed, match=r"counting failed at public.long: canceling statement"):
             capture.finish()
 
@@ -143,26 +159,29 @@ def test_a_frozen_server_does_not_hold_up_an_interruption(own_server: Address, d
     frozen: list[psutil.Process] = []
 
     def freeze() -> None:
-        frozen.extend([server, *server.children()])
-        for process in frozen:
-            process.suspend()
+        for process in [server, *server.children()]:
+            with contextlib.suppress(psutil.NoSuchProcess):  # a backend that ended meanwhile
+                process.suspend()
+                frozen.append(process)
 
     try:
-        with PostgresCapture(own_server, at_once=during == "count") as capture:
+        with Stopwatch() as watch, PostgresCapture(own_server, at_once=during == "count") as capture:
             chunks = capture.chunks()
             next(chunks)
             if during == "finish":
                 b"".join(chunks)
             freeze()
-            threading.Timer(0.3, capture.interrupt).start()
-            began = time.monotonic()
+            interruption = threading.Timer(0.3, capture.interrupt)
+            interruption.start()
+            began = watch.seconds
             with pytest.raises(CaptureFailed, match="was stopped before its end"):
                 capture.finish() if during == "finish" else b"".join(chunks)
         assert frozen
-        assert time.monotonic() - began < 15
+        assert watch.seconds - began < 15
     finally:
         for process in frozen:
             process.resume()
+    interruption.join()
     assert threading.active_count() <= threads
 
 

@@ -7,10 +7,10 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.conf import settings as django_settings
@@ -245,21 +245,32 @@ def test_a_database_that_is_in_use_is_not_swapped(
     assert path.stat().st_ino != inode
 
 
-def test_a_swap_waits_for_short_users(path: Path, folder: Path) -> None:
+def test_a_swap_waits_for_short_users(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     restorer = prepared(path, take(source(path), folder), folder)
     script = (
-        "import sqlite3, sys, time\n"
+        "import sqlite3, sys\n"
         "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "c.execute('SELECT count(*) FROM orders').fetchone()\n"
         "print('open', flush=True)\n"
-        "time.sleep(0.7)\n"
+        "sys.stdin.read()\n"
     )
-    with subprocess.Popen([sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE) as process:
+    command = [sys.executable, "-c", script, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()
-        began = time.monotonic()
+        looks, look, user = [], sqlite_restore._taken, process.stdin
+
+        def look_and_let_go(*args: Any) -> bool:
+            looks.append(look(*args))
+            if len(looks) == 4:
+                user.close()
+            return looks[-1]
+
+        monkeypatch.setattr(sqlite_restore, "_taken", look_and_let_go)
         restorer.swap()
-        assert 0.2 < time.monotonic() - began < sqlite_restore.WAIT_SECONDS
+        assert looks[:4] == [False] * 4
+        assert looks[-1]
 
 
 def test_while_it_is_swapped_nobody_else_gets_in(path: Path) -> None:

@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -234,19 +236,23 @@ def test_all_rows_are_of_one_moment(folder: Path) -> None:
         finally:
             connection.close()
 
-    writer = threading.Thread(target=move)
-    writer.start()
+    pool = ThreadPoolExecutor(1)
+    moving = pool.submit(move)
     try:
         for _ in range(8):
             count = len(moved)
             taken = take(source(labels=["ratelimits.RateLimitProfile"]), folder)
             rows = [line for line in taken.data.decode().splitlines() if line]
             assert sum(int(row.partition('"requests":')[2].partition(",")[0]) for row in rows) == 550
+            deadline = time.monotonic() + 60
             while len(moved) == count:
+                if moving.done() or time.monotonic() > deadline:
+                    moving.result(timeout=0)  # raises why nobody writes
                 stop.wait(0.01)
     finally:
         stop.set()
-        writer.join()
+        pool.shutdown()
+    moving.result()
     assert len(moved) >= 8
 
 

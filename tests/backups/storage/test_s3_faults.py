@@ -25,6 +25,7 @@ from backups.storage.s3 import S3Storage
 from backups.storage.s3_calls import Patience
 from tests.backups.servers.faults import FaultProxy, fault_proxy
 from tests.backups.servers.s3 import SECRET_KEY, TESTS, S3Server
+from tests.stopwatch import Stopwatch
 
 pytestmark = pytest.mark.faults
 
@@ -126,8 +127,8 @@ def test_a_part_that_goes_on_failing_fails_the_upload_and_leaves_nothing(
 def test_a_part_slower_than_the_patience_is_sent_again(
     proxy: FaultProxy, server: S3Server, bucket: str, straight: S3Storage
 ) -> None:
-    proxy.on("UploadPart", part=2, slow_seconds=6)
-    hasty = Patience(attempts=6, first_wait_seconds=0.01, connect_seconds=5, read_seconds=2)
+    proxy.on("UploadPart", part=2, slow_seconds=30)
+    hasty = Patience(attempts=6, first_wait_seconds=0.01, connect_seconds=5, read_seconds=10)
     upload(server.storage(bucket, url=proxy.url, patience=hasty))
     proxy.assert_all_fired()
     assert digest_of(straight) == hashlib.sha256(BODY).hexdigest()
@@ -198,15 +199,27 @@ def test_a_small_object_that_fails_for_a_while_arrives(
 def test_an_upload_that_is_given_up_ends_soon_though_the_server_hangs(
     proxy: FaultProxy, through: S3Storage, straight: S3Storage
 ) -> None:
-    fault = proxy.on("UploadPart", slow_seconds=3, times=3)
-    began = time.monotonic()
-    with through.open_writer(KEY) as writer:
-        threading.Timer(1, writer.abort).start()
-        with pytest.raises(StorageUnavailable, match="given up"):
-            write_for_ever(writer)
-        assert time.monotonic() - began < 2
+    fault = proxy.on("UploadPart", slow_seconds=10, times=3)
+    given_up_at: list[float] = []
+
+    def give_up() -> None:
+        deadline = time.monotonic() + 60
+        while fault.fired < 3 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.5)  # the last part's way to the server
+        given_up_at.append(watch.seconds)
+        writer.abort()
+
+    with Stopwatch() as watch:
+        with through.open_writer(KEY) as writer:
+            giving_up = threading.Thread(target=give_up)
+            giving_up.start()
+            with pytest.raises(StorageUnavailable, match="given up"):
+                write_for_ever(writer)
+            assert watch.seconds - given_up_at[0] < 1
+        assert watch.seconds - given_up_at[0] < 20
+        giving_up.join()
     assert fault.fired == 3
-    assert time.monotonic() - began < 10
     assert_nothing_left(straight)
 
 

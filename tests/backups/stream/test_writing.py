@@ -16,6 +16,8 @@ from backups.errors import Cancelled, CaptureFailed, Damaged, StorageUnavailable
 from backups.storage.local import LocalStorage
 from backups.stream import store_stream
 from controlplane.kernel.errors import ConfigurationError
+from tests.stack import wait_for
+from tests.stopwatch import Stopwatch
 
 from .tools import FOLDER, Hurt, Key, cut, failing_writer, keep, noise, objects, part_file, read, reader_that, text
 
@@ -23,6 +25,10 @@ from .tools import FOLDER, Hurt, Key, cut, failing_writer, keep, noise, objects,
 def store_it(storage: object, key: Key, chunks: Iterator[bytes], **options: object) -> object:
     wanted = {"level": 3, "finish": lambda: "ended", "recipients": [key.public], **options}
     return store_stream(chunks, storage=storage, folder=FOLDER, **wanted)  # type: ignore[arg-type]
+
+
+def wait_for_parts(store: LocalStorage, number: int) -> None:
+    wait_for(lambda: len(objects(store)) >= number, 30, f"{number} parts that are complete")
 
 
 @pytest.mark.parametrize("level", [None, 1, 3, 12], ids=lambda level: f"level {level}")
@@ -91,7 +97,8 @@ def test_the_producers_end_is_judged_before_the_last_part_is_visible(store: Loca
     seen = []
 
     def finish() -> None:
-        time.sleep(0.3)  # the rest of the pipeline has long drained
+        wait_for_parts(store, 2)
+        time.sleep(0.3)  # a third would come now
         seen.extend(info.key for info in objects(store))
 
     keep(store, noise(250_000), key, level=None, part_bytes=100_000, finish=finish)
@@ -99,10 +106,10 @@ def test_the_producers_end_is_judged_before_the_last_part_is_visible(store: Loca
     assert len(objects(store)) == 3
 
 
-@pytest.mark.parametrize("seconds", [0, 0.3], ids=["at once", "when two parts are complete"])
-def test_a_producer_that_failed_leaves_nothing(store: LocalStorage, key: Key, seconds: float) -> None:
+@pytest.mark.parametrize("parts", [0, 2], ids=["at once", "when two parts are complete"])
+def test_a_producer_that_failed_leaves_nothing(store: LocalStorage, key: Key, parts: int) -> None:
     def finish() -> None:
-        time.sleep(seconds)
+        wait_for_parts(store, parts)
         raise CaptureFailed("It exited with 1.")
 
     with pytest.raises(CaptureFailed, match="exited with 1"):
@@ -159,7 +166,7 @@ def test_a_store_that_fails_at_any_part_leaves_nothing(store: LocalStorage, key:
 
 
 def test_stop_ends_a_stream_whose_producer_blocks(store: LocalStorage, key: Key) -> None:
-    woken, asked = threading.Event(), []
+    woken, asked, watch = threading.Event(), [], Stopwatch()
 
     def chunks() -> Iterator[bytes]:
         yield noise(1_000_000)
@@ -167,11 +174,11 @@ def test_stop_ends_a_stream_whose_producer_blocks(store: LocalStorage, key: Key)
         raise CaptureFailed("It was interrupted.")
 
     def stop() -> None:
-        asked.append(time.monotonic())
+        asked.append(watch.seconds)
         if len(asked) == 4:
             raise Cancelled("Somebody asked.")
 
-    with pytest.raises(Cancelled, match="Somebody asked"):
+    with watch, pytest.raises(Cancelled, match="Somebody asked"):
         store_it(store, key, chunks(), stop=stop, interrupt=woken.set)
     assert woken.is_set()
     assert len(asked) == 4
@@ -180,7 +187,7 @@ def test_stop_ends_a_stream_whose_producer_blocks(store: LocalStorage, key: Key)
 
 
 def test_stop_is_asked_while_the_producer_ends(store: LocalStorage, key: Key) -> None:
-    halted = threading.Event()
+    halted, interrupted = threading.Event(), threading.Event()
 
     def stop() -> None:
         if halted.is_set():
@@ -188,10 +195,10 @@ def test_stop_is_asked_while_the_producer_ends(store: LocalStorage, key: Key) ->
 
     def finish() -> None:
         halted.set()
-        time.sleep(0.6)
+        assert interrupted.wait(30)
 
     with pytest.raises(Cancelled):
-        store_it(store, key, cut(noise(1000), 10), stop=stop, finish=finish)
+        store_it(store, key, cut(noise(1000), 10), stop=stop, finish=finish, interrupt=interrupted.set)
     assert objects(store) == []
 
 
@@ -261,7 +268,7 @@ def test_parts_that_cannot_be_deleted_do_not_hide_why(store: LocalStorage, key: 
         raise StorageUnavailable("The store is away.")
 
     def finish() -> None:
-        time.sleep(0.3)
+        wait_for_parts(store, 2)
         raise CaptureFailed("It exited with 1.")
 
     hurt = Hurt(store, delete=delete)

@@ -241,7 +241,7 @@ def test_the_chart_of_nothing_is_empty_lists(admin: Client, baking: Deployment) 
 
 
 def test_a_tick_is_a_point_with_both_releases_errors_and_latency(admin: Client, baking: Deployment) -> None:
-    until = clock.now()
+    until = clock.now().replace(microsecond=0)
     factories.observe(
         baking, 2, every_seconds=2, until=until, new=Counts(requests=20, errors=1), old=Counts(requests=180, errors=0)
     )

@@ -13,11 +13,11 @@ def _slow_seen(world: World, release: str, slow: int) -> ReleaseCounters:
 
 
 def test_answers_are_counted_by_release_and_kind(world: World) -> None:
-    world.split({"1.0": (1000, [world.instance("1.0")]), "2.0": (0, [world.instance("2.0")])}, slow_request_ms=250)
+    world.split({"1.0": (1000, [world.instance("1.0")]), "2.0": (0, [world.instance("2.0")])}, slow_request_ms=2500)
     client = world.client()
     for times, path in ((7, "/"), (3, "/code/500"), (2, "/code/503"), (4, "/shed"), (5, "/code/429"), (6, "/code/404")):
         client.releases(times, path)
-    client.releases(2, "/sleep/0.4")
+    client.releases(2, "/sleep/2.6")
     client.releases(3, "/code/502", X__Canary="always")
 
     old = _slow_seen(world, "1.0", 2)
@@ -26,7 +26,7 @@ def test_answers_are_counted_by_release_and_kind(world: World) -> None:
     assert (old.requests, old.errors, old.shed, old.limited, old.active) == (29, 5, 4, 5, 0)
     assert (new.requests, new.errors, new.shed, new.limited, new.slow) == (3, 3, 0, 0, 0)
     assert old.buckets[60_000.0] == 29
-    assert old.buckets[250.0] == 27
+    assert old.buckets[2500.0] == 27
     assert list(old.buckets.values()) == sorted(old.buckets.values())
 
 

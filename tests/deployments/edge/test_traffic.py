@@ -169,8 +169,8 @@ def test_ab_counts_every_answer(world: World) -> None:
 def test_a_draining_instance_finishes_what_it_has_and_gets_nothing_new(world: World) -> None:
     first, second = world.instance("1.0"), world.instance("1.0")
     world.split({"1.0": (1000, [first, second])})
-    slow: list[Answer] = []
-    callers = [threading.Thread(target=lambda: slow.append(world.client().get("/sleep/2"))) for _ in range(6)]
+    held: list[Answer] = []
+    callers = [threading.Thread(target=lambda: held.append(world.client().get("/hold"))) for _ in range(6)]
     for caller in callers:
         caller.start()
     until("all six are with an instance", lambda: world.edge.counters("web").releases["1.0"].active == 6)
@@ -181,11 +181,14 @@ def test_a_draining_instance_finishes_what_it_has_and_gets_nothing_new(world: Wo
     assert {world.client().get().instance for _ in range(30)} == {second.name}
     assert world.edge.counters("web").releases["1.0"].active == 6
     world.apply(world.route({"1.0": (1000, [second.endpoint()])}))  # taken away while it works
+    assert held == []
+    for instance in (first, second):
+        instance.ask("/_go")
     for caller in callers:
         caller.join()
 
-    assert [answer.status for answer in slow] == [200] * 6
-    assert {answer.instance for answer in slow} == {first.name, second.name}
+    assert [answer.status for answer in held] == [200] * 6
+    assert {answer.instance for answer in held} == {first.name, second.name}
 
 
 def test_an_instance_that_dies_changes_no_share(world: World) -> None:

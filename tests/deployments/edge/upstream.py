@@ -12,6 +12,7 @@ from http import HTTPStatus
 
 RELEASE, NAME = sys.argv[1], sys.argv[2]
 state = {"ready": 200}
+go = asyncio.Event()
 
 
 async def answer(path: str, headers: dict[str, str], body: bytes) -> tuple[int, dict[str, str], bytes] | None:
@@ -33,6 +34,10 @@ async def answer(path: str, headers: dict[str, str], body: bytes) -> tuple[int, 
         text = b'{"error": "SYSTEM_OVERLOADED"}'
     elif first == "sleep":
         await asyncio.sleep(float(rest))
+    elif first == "hold":
+        await go.wait()
+    elif first == "_go":
+        go.set()
     elif first == "echo":
         text = json.dumps({"path": path, "headers": headers, "body": len(body)}).encode()
     elif first == "drop":

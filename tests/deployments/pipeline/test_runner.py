@@ -107,11 +107,11 @@ def test_a_step_that_takes_too_long_is_killed_with_all_that_it_started(
     folder: Path, spec: Spec, tmp_path: Path
 ) -> None:
     stubborn = "trap '' TERM; sleep 600 & echo $! > child; while :; do sleep 600; done"
-    runner.begin(spec("sh", "-c", stubborn, timeout_seconds=1), folder, Limits(grace_seconds=0.3))
+    runner.begin(spec("sh", "-c", stubborn, timeout_seconds=5), folder, Limits(grace_seconds=0.3))
     child = number_in(tmp_path / "child")
     seen = ended(folder)
     assert (seen.timed_out, seen.exit_code) == (True, -signal.SIGKILL)
-    assert seen.reason == "It took longer than 1 s and was stopped."
+    assert seen.reason == "It took longer than 5 s and was stopped."
     assert not runs(child)
 
 

@@ -97,7 +97,10 @@ def test_a_keeper_killed_while_it_starts_leaves_a_known_instance_or_none(
     assert ask(world.target.ensure(spec))["environ"]["PORT"]
 
 
-def test_starters_killed_at_any_moment_leave_one_instance_or_none(world: ProcessWorld) -> None:
+def test_starters_killed_at_any_moment_leave_one_instance_or_none(
+    world: ProcessWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_OTHER_SECONDS", 30.0)
     spec = world.spec("serve")
     for pause in (0.0, 0.002, 0.01, 0.02, 0.04):
         reader, writer = os.pipe()

@@ -16,7 +16,7 @@ import pytest
 
 from controlplane.kernel.errors import Refused
 from deployments.errors import CannotStart, TargetUnavailable
-from deployments.targets import keeper
+from deployments.targets import keeper, process
 from deployments.targets.places import Places
 from deployments.targets.process import ProcessTarget
 from tests.deployments.contracts.target_contract import ask, eventually, start_elsewhere
@@ -187,8 +187,11 @@ def test_a_keeper_takes_little_memory(world: ProcessWorld) -> None:
 
 
 @pytest.mark.faults
-def test_one_instance_only_whoever_is_killed_while_many_start_it(world: ProcessWorld) -> None:
+def test_one_instance_only_whoever_is_killed_while_many_start_it(
+    world: ProcessWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Ten starters at once, killed one after the other at moments of their own, three times over."""
+    monkeypatch.setattr(process, "_OTHER_SECONDS", 30.0)
     for turn in range(3):
         spec = replace(world.spec("serve"), generation=turn + 1)
         starters = [start_elsewhere(world, spec, TURN=str(turn)) for _ in range(10)]
@@ -209,7 +212,7 @@ def test_an_instance_inherits_what_its_service_names_and_never_the_control_plane
 ) -> None:
     for name in ("SHOP_A", "SHOP_B", "OTHER", "ZANTARA_SECRET_KEY", "ZANTARA_FIELDS_KEY_FILE", "ZANTARA_REDIS_URL"):
         monkeypatch.setenv(name, f"value of {name}")
-    spec = world.spec(inherit_environ=["SHOP_*", "ZANTARA_*"])
+    spec = world.spec("serve", inherit_environ=["SHOP_*", "ZANTARA_*"])
     seen = world.target.ensure(spec)
     environ = psutil.Process(seen.handle["pid"]).environ()
     assert {name for name in environ if environ[name] == f"value of {name}"} == {
@@ -220,7 +223,7 @@ def test_an_instance_inherits_what_its_service_names_and_never_the_control_plane
 
 
 def test_a_variable_of_the_service_wins_over_what_instances_are_told(world: ProcessWorld) -> None:
-    spec = dataclasses.replace(world.spec(), environ={"ZANTARA_SERVICE_PORT": "3000", "PORT": "1"})
+    spec = dataclasses.replace(world.spec("serve"), environ={"ZANTARA_SERVICE_PORT": "3000", "PORT": "1"})
     seen = world.target.ensure(spec)
     environ = psutil.Process(seen.handle["pid"]).environ()
     assert (environ["ZANTARA_SERVICE_PORT"], environ["PORT"]) == ("3000", str(seen.port))

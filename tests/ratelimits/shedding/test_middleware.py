@@ -12,6 +12,7 @@ from django.core.handlers.base import BaseHandler
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 
+from controlplane.identity import roles
 from controlplane.identity.tokens import issue
 from controlplane.monitoring import pressure
 from controlplane.monitoring.pressure import Pressure
@@ -31,6 +32,12 @@ def get(path: str = "/zantara.unified", role: str = "", **meta: str) -> HttpRequ
     if role:
         meta["HTTP_AUTHORIZATION"] = f"Bearer {issue('tester', role, 600)}"
     return RequestFactory().get(path, **meta)
+
+
+@pytest.fixture(autouse=True)
+def _seeds_roles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What this process has learned of an earlier test's database is not asked."""
+    monkeypatch.setattr(roles, "_source", None)
 
 
 @pytest.fixture
@@ -178,10 +185,14 @@ def test_a_shed_costs_under_a_millisecond(under: Callable[..., None], service: S
     under(95.0)
     request = get()
     service(request)
-    began = time.thread_time()
-    for _ in range(500):
-        assert service(request).status_code == 503
-    assert (time.thread_time() - began) / 500 < 0.001
+
+    def mean_seconds() -> float:
+        began = time.thread_time()
+        for _ in range(100):
+            assert service(request).status_code == 503
+        return (time.thread_time() - began) / 100
+
+    assert min(mean_seconds() for _ in range(5)) < 0.001  # a busy machine's host counts what it withheld
 
 
 def test_a_shed_is_counted_and_writes_no_line(
@@ -233,11 +244,13 @@ def test_the_start_of_a_request_is_read_in_seconds_milliseconds_and_microseconds
 
 
 def test_only_a_trusted_proxys_word_on_the_wait_is_believed(settings: Any) -> None:
-    start = f"t={time.time() - 0.5:.3f}"
+    begun = time.time()
+    start = f"t={begun - 0.5:.3f}"
     assert queue_wait_seconds(get(HTTP_X_REQUEST_START=start, REMOTE_ADDR="10.0.0.1")) is None
     settings.ZANTARA_TRUSTED_PROXIES = "10.0.0.0/8"
     wait = queue_wait_seconds(get(HTTP_X_REQUEST_START=start, REMOTE_ADDR="10.0.0.1"))
-    assert wait == pytest.approx(0.5, abs=0.2)
+    assert wait is not None
+    assert 0.49 <= wait <= 0.51 + time.time() - begun
     assert queue_wait_seconds(get(HTTP_X_REQUEST_START=start, REMOTE_ADDR="192.0.2.1")) is None
     assert queue_wait_seconds(get(REMOTE_ADDR="10.0.0.1")) is None
 

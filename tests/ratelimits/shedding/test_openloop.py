@@ -40,7 +40,7 @@ def server(answer: Callable[[bytes], bytes] | None) -> Iterator[int]:
 def test_answers_are_counted_by_kind_and_status() -> None:
     kinds = [Kind("one", 0.5, http_get("/one")), Kind("two", 0.5, http_get("/two"))]
     with server(lambda request: FINE if request.startswith(b"GET /one ") else SHED) as port:
-        outcome = drive(port, kinds, 100, 1)
+        outcome = drive(port, kinds, 100, 1, timeout_seconds=30)
     assert 60 < outcome.sent.total() < 140
     assert outcome.good == {"one": outcome.sent["one"]}
     assert outcome.shed == {"two": outcome.sent["two"]}
