@@ -11,6 +11,7 @@ import structlog
 from django.db import IntegrityError, transaction
 
 from controlplane.kernel import clock
+from deployments.edge.base import RouteSeen
 from deployments.errors import TargetUnavailable
 from deployments.models import Instance, Release, Service
 from deployments.rollout.types import InstanceView
@@ -85,13 +86,13 @@ def _adopt(held: Held, seen: Seen) -> Instance | None:
         return None
 
 
-def note(standing: Sequence[Standing], said: Mapping[str, Said], now: datetime) -> None:
-    """Write into the rows what was seen of them; only what changed is saved."""
+def note(standing: Sequence[Standing], said: Mapping[str, Said], route: RouteSeen | None, now: datetime) -> None:
+    """Write into the rows what was seen of them, and what the edge sees; only what changed is saved."""
     for one in standing:
         before = {name: getattr(one.row, name) for name in _COLUMNS}
         _note_seen(one, now)
         if one.running:
-            _note_ready(one.row, said.get(one.row.name), now)
+            _note_ready(one, said.get(one.row.name), route, now)
         else:
             _set_unready(one.row, now)
         changed = [name for name in _COLUMNS if before[name] != getattr(one.row, name)]
@@ -117,7 +118,8 @@ def _note_seen(one: Standing, now: datetime) -> None:
         row.failure = ""
 
 
-def _note_ready(row: Instance, said: Said | None, now: datetime) -> None:
+def _note_ready(one: Standing, said: Said | None, route: RouteSeen | None, now: datetime) -> None:
+    row = one.row
     if said is None:
         return
     if said.ready is None:
@@ -125,6 +127,8 @@ def _note_ready(row: Instance, said: Said | None, now: datetime) -> None:
         row.health = {**row.health, "misses": misses, "problem": said.problem}
         if misses >= MISSES:
             _set_unready(row, now)
+    elif said.ready and row.ready_since is None and not _is_taken_up(one, route):
+        row.health = {**row.health, "misses": 0, "problem": "the edge has not seen it ready yet"}
     elif said.ready:
         row.health = {key: value for key, value in row.health.items() if key not in ("misses", "problem", "unready")}
         row.ready_since, row.was_ready = row.ready_since or now, True
@@ -135,6 +139,18 @@ def _note_ready(row: Instance, said: Said | None, now: datetime) -> None:
         _set_unready(row, now)
     if said.document is not None:
         row.health = {**row.health, "document": _short(said.document), "at": now.isoformat()}
+
+
+def _is_taken_up(one: Standing, route: RouteSeen | None) -> bool:
+    """Whether the edge has found it healthy too: its checks are its own, and traffic that comes before them is refused.
+    An edge that does not answer is not waited for, and what was ready stays so when the edge begins anew.
+    """
+    if route is None or one.seen is None:
+        return True
+    here = (one.row.name, one.seen.port)
+    return any(
+        seen.healthy and (seen.name, seen.port) == here for seen in route.endpoints.get(one.row.release.version, ())
+    )
 
 
 def _set_unready(row: Instance, now: datetime) -> None:

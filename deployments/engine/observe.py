@@ -45,16 +45,16 @@ def look(held: Held, *, asks: bool, judged: Judged | None = None) -> Sight:
     """
     standing = instances.find(held)
     now = clock.now()
-    sight = Sight(now, standing, judged=judged or Judged())
+    sight = Sight(now, standing, judged=judged or Judged(), route=publication.seen_of(held.service))
     if standing is not None:
         held.fence()
         sight.said = ask(_questions(held, standing)) if asks else {}
         sight.now = now = clock.now()
         held.fence()
         if asks:
-            instances.note(standing, sight.said, now)
+            instances.note(standing, sight.said, sight.route, now)
         sight.views = instances.views(standing, now)
-    sight.route, sight.counters = publication.seen_of(held.service), counters_of(held)
+    sight.counters = counters_of(held)
     if asks and sight.standing is not None and _is_judged(held.deployment):
         sight.judged = judge_tick(
             held, sight.standing, sight.said, sight.counters, permille=_share(held, sight.route),

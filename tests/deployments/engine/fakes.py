@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from controlplane.kernel import clock
-from deployments.edge.base import CountersSeen, ReleaseCounters, Route, RouteSeen
+from deployments.edge.base import CountersSeen, EndpointSeen, ReleaseCounters, Route, RouteSeen
 from deployments.engine import asking, instances, observe, publication
 from deployments.engine.asking import Question, Said
 from deployments.engine.tick import tick_service
@@ -87,6 +87,8 @@ class FakeEdge:
     epoch: str = "1"
     away: bool = False
     told: int = 0
+    unseen: set[str] = field(default_factory=set)
+    """Instances that it has not found healthy (yet)."""
 
     def check(self) -> None: ...
 
@@ -98,7 +100,18 @@ class FakeEdge:
         if self.away:
             raise EdgeUnavailable("It is away.")
         return {
-            name: RouteSeen(name, route.generation, {one.release: one.permille for one in route.releases})
+            name: RouteSeen(
+                name,
+                route.generation,
+                {one.release: one.permille for one in route.releases},
+                {
+                    one.release: tuple(
+                        EndpointSeen(e.name, e.host, e.port, not e.draining and e.name not in self.unseen)
+                        for e in one.endpoints
+                    )
+                    for one in route.releases
+                },
+            )
             for name, route in self.routes.items()
         }
 

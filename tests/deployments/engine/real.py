@@ -84,7 +84,7 @@ class Real:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.envoy.port}{path}", timeout=10) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as error:
-            return error.code, ""
+            return error.code, error.read().decode()  # the proxy says why in its own
 
     def running(self, release: Release) -> int:
         found = instances.target_of(self.service).find(self.service.name, self.service.target_settings)

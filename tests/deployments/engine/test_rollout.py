@@ -61,6 +61,34 @@ def test_a_good_release_goes_from_stage_to_stage_and_the_old_one_leaves_last(
     assert (deployment.lease_owner, deployment.lease_expires_at) == ("", None)
 
 
+def test_an_instance_gets_no_traffic_before_the_edge_too_has_found_it_healthy(
+    stage: Stage, service: Service, second: Release
+) -> None:
+    stage.edge.unseen = {"shop-2.0-0"}
+    deployment = ask(service, second)
+
+    stage.until(deployment, "starting")
+    stage.tick(service, 5)
+    deployment.refresh_from_db()
+    assert (deployment.state, stage.edge.split("shop")) == ("starting", {"1.0": 1000})
+    waiting = Instance.objects.get(name="shop-2.0-0")
+    assert (waiting.ready_since, waiting.health["problem"]) == (None, "the edge has not seen it ready yet")
+
+    stage.edge.unseen = set()
+    stage.until(deployment, "baking")
+    assert stage.edge.split("shop") == {"1.0": 900, "2.0": 100}
+    assert "problem" not in Instance.objects.get(name="shop-2.0-0").health
+
+
+def test_what_was_ready_stays_so_while_the_edge_begins_anew(stage: Stage, service: Service, first: Release) -> None:
+    stage.tick(service)
+    before = list(Instance.objects.values_list("name", "ready_since"))
+    stage.edge.unseen = {"shop-1.0-0", "shop-1.0-1"}
+    stage.tick(service, 3)
+    assert list(Instance.objects.values_list("name", "ready_since")) == before
+    assert [ready for _, ready in before if ready is None] == []
+
+
 def test_a_bad_release_is_taken_back_and_the_reason_is_said_with_numbers(
     stage: Stage, service: Service, first: Release, second: Release
 ) -> None:
