@@ -142,7 +142,8 @@ class Shepherd:
                         self._signal(process, signal.SIGTERM)
                 elif time.monotonic() >= kill_at:
                     self._signal(process, signal.SIGKILL)
-                    process.kill()  # it may have left its group
+                    with suppress(PermissionError):  # a program that runs as somebody else
+                        process.kill()  # it may have left its group
                     self._kill_descendants(process)
             self._drain(selector, process, _STRAGGLER_SECONDS)
             self._kill_descendants(process)
