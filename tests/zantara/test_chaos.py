@@ -13,6 +13,7 @@ import redis
 
 from examples.zantara import chaos, redis_store
 from examples.zantara.chaos import CALM, Chaos, ChaosOrders, Obedience
+from tests.stack import wait_for
 from tests.stopwatch import Stopwatch
 from tests.zantara.conftest import Running
 from tests.zantara.test_endpoints import problem
@@ -38,11 +39,9 @@ def obeyed(service: Running, says: str, method: str = "POST", **order: float) ->
     def changes() -> int:
         return sum("chaos_changed" in line and says in line for line in service.log.read_text().splitlines())
 
-    before, deadline = changes(), time.monotonic() + 30
+    before = changes()
     answer = service.request(method, "/_chaos", json=order)
-    while changes() < before + 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: changes() >= before + 2, 30, "both processes obey")
     time.sleep(chaos.POLL_SECONDS)  # it is said just before it is done
     return answer
 

@@ -18,6 +18,7 @@ from backups.sources.pg_connect import Address, Programs, installed
 from backups.sources.scratch.postgres import scratch_postgres
 from controlplane.kernel import clock
 from tests.backups.servers.postgres import fill, run, source_of
+from tests.stack import wait_for
 from tests.stopwatch import Stopwatch
 
 from .taking import drained
@@ -72,10 +73,8 @@ def test_a_dump_that_fails_or_says_nothing_is_no_capture(
     lying(script)
     with PostgresCapture(live, at_once=at_once) as capture, pytest.raises(CaptureFailed, match=why):
         drained(capture)
-    deadline = time.monotonic() + 30  # a backend that was closed takes a moment to end
-    while run(live, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'zantara-backup'") != [(1,)]:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'zantara-backup'"
+    wait_for(lambda: run(live, count) == [(1,)], 30, "the end of every backend")
 
 
 def test_a_dump_that_hangs_is_ended_with_its_whole_group(live: Address, lying: Lying) -> None:
